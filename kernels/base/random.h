@@ -25,10 +25,10 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
   return counter;
 }
 
-// Uniform in the open interval (0, 1) with 24 bits, never 0 and never 1:
+// Uniform in the open interval (0, 1) in steps of 2^-23, never 0 and never 1:
 // safe under log().
 inline float ToOpenUniform(uint32_t bits) {
-  return (static_cast<float>(bits >> 8) + 0.5f) * 0x1p-24f;
+  return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f;
 }
 
 }  // namespace ring
