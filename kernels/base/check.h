@@ -26,12 +26,12 @@ struct Voidify {
 
 }  // namespace ring::internal
 
-#define RING_CHECK(condition)                                  \
-  (condition) ? (void)0                                        \
-              : ::ring::internal::Voidify() &                  \
-                    ::ring::internal::CheckFailure(            \
-                        __FILE__, __LINE__, #condition)        \
-                        .stream()
+#define RING_CHECK(condition)                                              \
+  (condition)                                                              \
+      ? (void)0                                                            \
+      : ::ring::internal::Voidify() &                                      \
+            ::ring::internal::CheckFailure(__FILE__, __LINE__, #condition) \
+                .stream()
 
 #define RING_CHECK_OP_(a, op, b) \
   RING_CHECK((a)op(b)) << "with " << (a) << " " #op " " << (b) << " "

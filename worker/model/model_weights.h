@@ -14,16 +14,10 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kernels/grouped_ffn/grouped_ffn.h"
 #include "kernels/linear/weight_matrix.h"
 
 namespace ring {
-
-// down( silu(gate(x)) * up(x) )
-struct GatedMlpWeights {
-  WeightMatrix gate;  // [inner, hidden_size]
-  WeightMatrix up;    // [inner, hidden_size]
-  WeightMatrix down;  // [hidden_size, inner]
-};
 
 struct AttentionWeights {
   // Rows [Q | K | V] of this rank's heads.

@@ -1,0 +1,86 @@
+// The seam between the model and the machine it runs on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+
+namespace ring {
+
+struct DenseFfnArgs;
+struct EmbeddingArgs;
+struct GatherRowsArgs;
+struct GroupedFfnArgs;
+struct LightningAttentionArgs;
+struct LinearArgs;
+struct LocalExpertsArgs;
+struct MoeRoutingArgs;
+struct PagedAttentionArgs;
+struct ResidualNormArgs;
+struct RopeTableArgs;
+
+// Device memory. Freed with its backend still alive.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  virtual void* data() = 0;  // aligned to 256 bytes
+  virtual int64_t bytes() const = 0;
+};
+
+// Ops run in order on the current queue. kSide carries work that may overlap
+// kMain; on CPU both are the caller and every op is done on return.
+enum class Queue { kMain, kSide };
+
+// One device of one rank. Model code calls these methods only and never asks
+// which device it is on. `<op>.h` holds the contract of each op.
+//
+// Confined to the engine thread. Device errors after start are broken promises
+// and end the rank; only Allocate reports failure.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // "cpu (avx512_bf16, 2 threads)": for logs.
+  virtual const char* description() const = 0;
+
+  // Zeroed memory. All of it is taken before serving starts.
+  // RESOURCE_EXHAUSTED names the bytes asked for and those left.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
+      int64_t bytes) = 0;
+
+  // Host <-> device, ordered with the ops of the current queue. The host
+  // memory must stay as it is until Synchronize.
+  virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
+  virtual void CopyToHost(void* host, const void* device, int64_t bytes) = 0;
+  // Copies within the device.
+  virtual void Copy(void* to, const void* from, int64_t bytes) = 0;
+  virtual void Zero(void* device, int64_t bytes) = 0;
+  // Waits until everything queued is done.
+  virtual void Synchronize() = 0;
+
+  // Selects the queue of the following ops.
+  virtual void Use(Queue queue) = 0;
+  // Makes `waiter` wait for all that `signaller` has been given so far.
+  virtual void WaitFor(Queue waiter, Queue signaller) = 0;
+
+  // Runs the ops of one step. `bucket` > 0 promises that fn enqueues the same
+  // ops with the same arguments whenever it is called with this bucket: a
+  // device may then record it once and replay it. 0: run as it is.
+  virtual void RunStep(int bucket, absl::FunctionRef<void()> fn) = 0;
+
+  virtual void Embedding(const EmbeddingArgs& args) = 0;
+  virtual void GatherRows(const GatherRowsArgs& args) = 0;
+  virtual void LocalExperts(const LocalExpertsArgs& args) = 0;
+  virtual void RopeTable(const RopeTableArgs& args) = 0;
+  virtual void ResidualNorm(const ResidualNormArgs& args) = 0;
+  virtual void Linear(const LinearArgs& args) = 0;
+  virtual void PagedAttention(const PagedAttentionArgs& args) = 0;
+  virtual void LightningAttention(const LightningAttentionArgs& args) = 0;
+  virtual void MoeRouting(const MoeRoutingArgs& args) = 0;
+  virtual void DenseFfn(const DenseFfnArgs& args) = 0;
+  virtual void GroupedFfn(const GroupedFfnArgs& args) = 0;
+};
+
+}  // namespace ring

@@ -1,0 +1,117 @@
+#include "kernels/cpu_backend.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/elementwise/embedding.h"
+#include "kernels/grouped_ffn/grouped_ffn.h"
+#include "kernels/lightning_attention/lightning_attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/moe_routing/moe_routing.h"
+#include "kernels/norm/residual_norm.h"
+#include "kernels/paged_attention/paged_attention.h"
+#include "kernels/rope/rope.h"
+
+namespace ring {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+class HostBuffer final : public DeviceBuffer {
+ public:
+  HostBuffer(void* data, int64_t bytes) : data_(data), bytes_(bytes) {}
+  ~HostBuffer() override { std::free(data_); }
+  void* data() override { return data_; }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  void* const data_;
+  const int64_t bytes_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  explicit CpuBackend(int threads)
+      : pool_(threads),
+        description_(absl::StrCat("cpu (", cpu::LinearIsaName(), ", ", threads,
+                                  threads == 1 ? " thread)" : " threads)")) {}
+
+  const char* description() const override { return description_.c_str(); }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
+      int64_t bytes) override {
+    const int64_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    void* data = std::aligned_alloc(kAlignment, padded);
+    if (data == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot allocate ", bytes, " bytes of host memory"));
+    }
+    std::memset(data, 0, padded);
+    return std::make_unique<HostBuffer>(data, bytes);
+  }
+
+  void CopyToDevice(void* device, const void* host, int64_t bytes) override {
+    Copy(device, host, bytes);
+  }
+  void CopyToHost(void* host, const void* device, int64_t bytes) override {
+    Copy(host, device, bytes);
+  }
+  void Copy(void* to, const void* from, int64_t bytes) override {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+  }
+  void Zero(void* device, int64_t bytes) override {
+    if (bytes > 0) std::memset(device, 0, bytes);
+  }
+
+  void Synchronize() override {}
+  void Use(Queue) override {}
+  void WaitFor(Queue, Queue) override {}
+  void RunStep(int, absl::FunctionRef<void()> fn) override { fn(); }
+
+  void Embedding(const EmbeddingArgs& args) override {
+    cpu::Embedding(args, &pool_);
+  }
+  void GatherRows(const GatherRowsArgs& args) override {
+    cpu::GatherRows(args, &pool_);
+  }
+  void LocalExperts(const LocalExpertsArgs& args) override {
+    cpu::LocalExperts(args, &pool_);
+  }
+  void RopeTable(const RopeTableArgs& args) override {
+    cpu::RopeTable(args, &pool_);
+  }
+  void ResidualNorm(const ResidualNormArgs& args) override {
+    cpu::ResidualNorm(args, &pool_);
+  }
+  void Linear(const LinearArgs& args) override { cpu::Linear(args, &pool_); }
+  void PagedAttention(const PagedAttentionArgs& args) override {
+    cpu::PagedAttention(args, &pool_);
+  }
+  void LightningAttention(const LightningAttentionArgs& args) override {
+    cpu::LightningAttention(args, &pool_);
+  }
+  void MoeRouting(const MoeRoutingArgs& args) override {
+    cpu::MoeRouting(args, &pool_);
+  }
+  void DenseFfn(const DenseFfnArgs& args) override {
+    cpu::DenseFfn(args, &pool_);
+  }
+  void GroupedFfn(const GroupedFfnArgs& args) override {
+    cpu::GroupedFfn(args, &pool_);
+  }
+
+ private:
+  ThreadPool pool_;
+  const std::string description_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> MakeCpuBackend(int threads) {
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace ring

@@ -1,0 +1,68 @@
+// SwiGLU feed-forward blocks: one dense block, or many experts over rows that
+// chose them.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "kernels/base/dtype.h"
+#include "kernels/linear/weight_matrix.h"
+
+namespace ring {
+
+class ThreadPool;
+
+// down(silu(gate(x)) * up(x))
+struct GatedMlpWeights {
+  WeightMatrix gate;  // [inter, hidden]
+  WeightMatrix up;    // [inter, hidden]
+  WeightMatrix down;  // [hidden, inter]
+};
+
+struct DenseFfnArgs {
+  const void* x = nullptr;  // [rows, hidden] bf16 or fp32
+  DType x_dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int64_t decode_rows = 0;  // as in LinearArgs
+  GatedMlpWeights weights;
+  float* y = nullptr;       // [rows, hidden] fp32
+  bool accumulate = false;  // y += instead of y =
+  // DenseFfnWorkspaceBytes(rows, inter, x_dtype)
+  void* workspace = nullptr;
+};
+
+// The inner activation is rounded to x_dtype between the two products.
+int64_t DenseFfnWorkspaceBytes(int64_t rows, int64_t inter, DType x_dtype);
+
+// y[r] = sum over slots j, in slot order, with local_experts[r][j] >= 0 of
+//        weights[r][j] * expert_{local_experts[r][j]}(x[r])
+// Only experts that some row chose are read.
+struct GroupedFfnArgs {
+  const void* x = nullptr;  // [rows, hidden] bf16 or fp32
+  DType x_dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int top_k = 1;
+  const int32_t* local_experts = nullptr;     // [rows, top_k], -1: not here
+  const float* weights = nullptr;             // [rows, top_k]
+  absl::Span<const GatedMlpWeights> experts;  // all of equal shape
+  int64_t hidden = 0;
+  float* y = nullptr;  // [rows, hidden] fp32, overwritten (zero if no expert)
+  // GroupedFfnWorkspaceBytes(rows, top_k, hidden, inter, x_dtype)
+  void* workspace = nullptr;
+};
+
+int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
+                                 int64_t inter, DType x_dtype,
+                                 int64_t num_experts);
+
+namespace cpu {
+void DenseFfn(const DenseFfnArgs& args, ThreadPool* pool);
+void GroupedFfn(const GroupedFfnArgs& args, ThreadPool* pool);
+}  // namespace cpu
+namespace cuda {
+class Stream;
+void DenseFfn(const DenseFfnArgs& args, Stream* stream);
+void GroupedFfn(const GroupedFfnArgs& args, Stream* stream);
+}  // namespace cuda
+
+}  // namespace ring
