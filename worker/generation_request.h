@@ -1,0 +1,77 @@
+// What the leader is asked to generate and what it says about it. Plain
+// values: no protobuf, no gRPC.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace ring {
+
+// How the next token is drawn from the logits. Values are in range: the
+// coordinator checks them (coordinator/request_limits).
+struct Sampling {
+  float temperature = 0;  // 0: greedy, the rest is then not used
+  int32_t top_k = 0;      // keep the k most likely ids; 0: all
+  float top_p = 1;        // keep the smallest set with this mass; 1: all
+  float min_p = 0;        // keep p >= min_p * max p; 0: all
+  uint64_t seed = 0;      // key of the counter-based generator
+};
+
+// One sequence to generate.
+struct GenerationRequest {
+  uint64_t id = 0;              // unique in the life of this process
+  std::vector<int32_t> prompt;  // not empty
+  // Tokens of the completion that exist already (a request that moved here
+  // from another group). The completion continues after them: their indices
+  // are [0, generated.size()), and they count against max_new_tokens.
+  std::vector<int32_t> generated;
+  Sampling sampling;
+  int max_new_tokens = 0;  // >= 1, `generated` included
+  // Ids that end the sequence; the id itself is part of the completion. An id
+  // in both lists counts as end of sequence.
+  std::vector<int32_t> eos_token_ids;   // FinishReason::kEos
+  std::vector<int32_t> stop_token_ids;  // FinishReason::kStopToken
+  // Ids >= num_token_ids are padding of the embedding: never sampled.
+  int num_token_ids = 0;
+  bool logprobs = false;  // report the log probability of each token
+  // The request is dropped (DEADLINE_EXCEEDED) when this has passed.
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+// Why a completion ended. Stop strings are text and so the coordinator's.
+enum class FinishReason : uint8_t {
+  kNone,         // not ended
+  kEos,          // an id of eos_token_ids
+  kStopToken,    // an id of stop_token_ids
+  kLength,       // max_new_tokens
+  kContextFull,  // the context, or a sequence's share of the cache, is full
+};
+
+// News about one request. Events of a request come in order; the last one has
+// `finish` or `error` set, and no event follows it.
+struct TokenEvent {
+  uint64_t id = 0;
+  int64_t start_index = 0;      // index in the completion of tokens[0]
+  std::vector<int32_t> tokens;  // may be empty in a last event
+  std::vector<float> logprobs;  // natural log; as long as tokens, or empty
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;  // not OK: the request ended without a completion
+  // Set in the event that has the first new token.
+  int64_t queue_us = 0;    // from Submit until the first row was planned
+  int64_t prefill_us = 0;  // from there until the first token
+};
+
+// What the group can still take. Sums over its data-parallel groups.
+struct LoadReport {
+  int64_t free_pages = 0;   // KV pages of 64 tokens
+  int64_t free_slots = 0;   // state slots
+  int64_t free_tokens = 0;  // token budget that admission has left
+  int queued = 0;           // accepted, no slot yet
+  int running = 0;          // has a slot
+};
+
+}  // namespace ring
