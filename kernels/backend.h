@@ -20,6 +20,7 @@ struct MoeRoutingArgs;
 struct PagedAttentionArgs;
 struct ResidualNormArgs;
 struct RopeTableArgs;
+struct ScatterIntsArgs;
 
 // Device memory. Freed with its backend still alive.
 class DeviceBuffer {
@@ -73,6 +74,7 @@ class Backend {
   virtual void Embedding(const EmbeddingArgs& args) = 0;
   virtual void GatherRows(const GatherRowsArgs& args) = 0;
   virtual void LocalExperts(const LocalExpertsArgs& args) = 0;
+  virtual void ScatterInts(const ScatterIntsArgs& args) = 0;
   virtual void RopeTable(const RopeTableArgs& args) = 0;
   virtual void ResidualNorm(const ResidualNormArgs& args) = 0;
   virtual void Linear(const LinearArgs& args) = 0;

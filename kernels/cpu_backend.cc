@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/elementwise/embedding.h"
+#include "kernels/elementwise/scatter.h"
 #include "kernels/grouped_ffn/grouped_ffn.h"
 #include "kernels/lightning_attention/lightning_attention.h"
 #include "kernels/linear/linear.h"
@@ -79,6 +80,9 @@ class CpuBackend final : public Backend {
   }
   void LocalExperts(const LocalExpertsArgs& args) override {
     cpu::LocalExperts(args, &pool_);
+  }
+  void ScatterInts(const ScatterIntsArgs& args) override {
+    cpu::ScatterInts(args, &pool_);
   }
   void RopeTable(const RopeTableArgs& args) override {
     cpu::RopeTable(args, &pool_);

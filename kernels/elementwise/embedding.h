@@ -35,13 +35,15 @@ struct GatherRowsArgs {
   void* out = nullptr;  // [count, cols]
 };
 
-// local[i] = to_local[experts[i]] for every (row, slot): turns global expert
-// ids into this rank's indices, -1 where another rank owns the expert.
+// local[r][j] = to_local[experts[r][j]]: turns global expert ids into this
+// rank's indices, -1 where another rank owns the expert or row r is padding.
 struct LocalExpertsArgs {
-  const int32_t* experts = nullptr;  // [count] global ids
-  int64_t count = 0;
-  const int32_t* to_local = nullptr;  // [num_experts]
-  int32_t* local = nullptr;           // [count]
+  const int32_t* experts = nullptr;  // [rows, top_k] global ids
+  int64_t rows = 0;
+  int top_k = 1;
+  const int32_t* row_valid = nullptr;  // [rows] 0: padding. Null: all valid
+  const int32_t* to_local = nullptr;   // [num_experts]
+  int32_t* local = nullptr;            // [rows, top_k]
 };
 
 namespace cpu {

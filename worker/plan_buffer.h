@@ -1,0 +1,95 @@
+// A step's plan as the ops read it: one device buffer with fixed addresses.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "kernels/step_rows.h"
+
+namespace ring {
+
+namespace v1 {
+class BatchPlan;
+class GroupPlan;
+}  // namespace v1
+
+// Host values and device pointers of the step that was loaded last. The
+// pointers never change, so a captured graph stays valid.
+struct StepInputs {
+  // Host values.
+  int64_t rows = 0;         // of this group, padding included
+  int64_t decode_rows = 0;  // rows of decode segments, which come first
+  int num_samples = 0;
+
+  // Device, per row. Padding rows have token -1 and slot -1.
+  const int32_t* tokens = nullptr;       // [rows] -1: last token of the slot
+  const int32_t* token_slots = nullptr;  // [rows] sequence of the row
+  const int32_t* positions = nullptr;    // [rows]
+  StepSegments segments;
+
+  // Device, per sample.
+  const int32_t* sample_rows = nullptr;       // [num_samples]
+  const int32_t* sample_sequences = nullptr;  // [num_samples]
+
+  // Device, page table entries to write before the step.
+  const int32_t* page_index = nullptr;   // [num_page_entries] flat index
+  const int32_t* page_values = nullptr;  // [num_page_entries]
+  int64_t num_page_entries = 0;
+
+  // Device, [all groups' padded rows] in the replicated exchange: 1 for a real
+  // row, 0 for padding.
+  const int32_t* row_valid = nullptr;
+};
+
+// Confined to the engine thread.
+class PlanBuffer {
+ public:
+  struct Limits {
+    int64_t max_rows = 0;       // of one group's step, padding included
+    int max_sequences = 0;      // of one group
+    int64_t max_pages = 0;      // of one sequence
+    int data_parallel = 1;      // groups
+  };
+
+  static absl::StatusOr<std::unique_ptr<PlanBuffer>> Create(
+      const Limits& limits, Backend* backend);
+
+  // Lays the plan of group `group` out and copies it to the device in one
+  // copy. `padded_rows` >= the group's real rows. INTERNAL if the plan breaks a
+  // limit: it names which. The returned inputs are valid until the next Load.
+  absl::StatusOr<StepInputs> Load(const v1::BatchPlan& plan, int group,
+                                  int64_t padded_rows);
+
+  // Device table that page entries are scattered into.
+  int32_t* page_table() const;  // [max_sequences, max_pages]
+  const Limits& limits() const { return limits_; }
+
+ private:
+  // One int32 array within the buffer.
+  struct Field {
+    int64_t offset = 0;  // elements
+    int64_t capacity = 0;
+  };
+
+  PlanBuffer(const Limits& limits, Backend* backend);
+  int32_t* Host(const Field& field) { return host_.data() + field.offset; }
+  const int32_t* Device(const Field& field) const;
+  Field Reserve(int64_t capacity);
+
+  const Limits limits_;
+  Backend* const backend_;
+  int64_t size_ = 0;  // elements
+  Field tokens_, token_slots_, positions_;
+  Field row_begin_, row_count_, position_, state_in_, state_out_, page_row_;
+  Field sample_rows_, sample_sequences_;
+  Field page_index_, page_values_;
+  Field row_valid_;
+  std::vector<int32_t> host_;
+  std::unique_ptr<DeviceBuffer> device_;
+  std::unique_ptr<DeviceBuffer> page_table_;
+};
+
+}  // namespace ring
