@@ -2,18 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/types/span.h"
 #include "kernels/base/dtype.h"
+#include "parallel/range.h"
 
 namespace ring {
 
-// Consecutive rows [begin, end) of a [rows, cols] tensor.
-struct RowRange {
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t size() const { return end - begin; }
-};
+// Consecutive rows of a [rows, cols] tensor.
+using RowRange = Range;
 
 // What ReduceRows needs when the partial sums come from a norm group that
 // spans ranks (model: g_norm, then dense). Each rank then projects its slice
@@ -88,6 +86,13 @@ class Communicator {
   // Reduction, residual sum and RMS norm in one call; see ReduceRowsArgs. The
   // sum is always taken in rank order, so its bits do not depend on timing.
   virtual void ReduceRows(const ReduceRowsArgs& args) = 0;
+};
+
+// A rank's communicators, one for each axis of the mesh (mesh.h).
+struct MeshCommunicators {
+  std::unique_ptr<Communicator> world;  // all ranks
+  std::unique_ptr<Communicator> tp;     // this dp group, in order of tp_rank
+  std::unique_ptr<Communicator> dp;     // equal tp_rank, in order of dp_rank
 };
 
 }  // namespace ring
