@@ -6,12 +6,15 @@
 #include <condition_variable>
 #include <mutex>
 
+// Brings GUARDED_BY, under the same name and with the same meaning as here;
+// absl::Status includes it too, so a definition of our own would clash.
+#include "absl/base/thread_annotations.h"
+
 #if defined(__clang__)
 #define RING_TSA_(x) __attribute__((x))
 #else
 #define RING_TSA_(x)
 #endif
-#define GUARDED_BY(mutex) RING_TSA_(guarded_by(mutex))
 #define REQUIRES(...) RING_TSA_(requires_capability(__VA_ARGS__))
 #define EXCLUDES(...) RING_TSA_(locks_excluded(__VA_ARGS__))
 
