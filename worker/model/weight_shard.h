@@ -1,0 +1,43 @@
+// A rank's weights in memory.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "worker/model/load_plan.h"
+#include "worker/model/model_weights.h"
+#include "worker/model/weight_memory.h"
+#include "worker/model_files/checkpoint.h"
+#include "worker/model_files/model_config.h"
+
+namespace ring {
+
+// Owns the memory that its ModelWeights point into. Immutable after loading.
+class WeightShard {
+ public:
+  // Checks the inventory, then reads this rank's slices with `threads` reads
+  // in flight. Logs the bytes planned and read, the seconds and the rate.
+  // INVALID_ARGUMENT as CheckInventory and CheckTensorParallel,
+  // RESOURCE_EXHAUSTED as WeightMemory, DATA_LOSS when a file cannot be read.
+  static absl::StatusOr<WeightShard> Load(const ModelConfig& config,
+                                          const Checkpoint& checkpoint,
+                                          const ShardSpec& spec, int threads);
+
+  // Random weights instead: every mesh gets slices of the same model. With a
+  // config that says block FP8, or spec.format, the big matrices are
+  // quantised.
+  static absl::StatusOr<WeightShard> MakeUp(const ModelConfig& config,
+                                            ShardSpec spec, uint64_t seed,
+                                            int threads);
+
+  const ModelWeights& weights() const { return weights_; }
+  int64_t bytes() const { return memory_.bytes(); }
+
+ private:
+  WeightShard(WeightMemory memory, const LoadPlan& plan);
+
+  WeightMemory memory_;
+  ModelWeights weights_;
+};
+
+}  // namespace ring
