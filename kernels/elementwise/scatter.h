@@ -22,6 +22,6 @@ void ScatterInts(const ScatterIntsArgs& args, ThreadPool* pool);
 namespace cuda {
 class Stream;
 void ScatterInts(const ScatterIntsArgs& args, Stream* stream);
-}
+}  // namespace cuda
 
 }  // namespace ring

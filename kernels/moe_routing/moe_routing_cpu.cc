@@ -1,0 +1,125 @@
+#include <limits>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/elementwise/row_math.h"
+#include "kernels/linear/linear.h"
+#include "kernels/moe_routing/moe_routing.h"
+
+namespace ring::cpu {
+namespace {
+
+constexpr float kClosed = -std::numeric_limits<float>::infinity();
+constexpr int64_t kRowGrain = 4;
+
+// Scratch of one row.
+struct RowScores {
+  explicit RowScores(const MoeRoutingArgs& args)
+      : score(args.num_experts),
+        choice(args.num_experts),
+        group(args.n_group),
+        group_open(args.n_group) {}
+
+  std::vector<float> score;   // [num_experts] p
+  std::vector<float> choice;  // [num_experts] c, then -inf where not eligible
+  std::vector<float> group;   // [n_group] sum of the two largest c
+  std::vector<char> group_open;
+};
+
+// Index of the first largest value that is not yet taken; -1 if none is left.
+// A NaN is never larger than anything, so it is taken last.
+template <typename IsFree>
+int FirstLargest(const std::vector<float>& values, IsFree is_free) {
+  int best = -1;
+  for (int i = 0; i < static_cast<int>(values.size()); ++i) {
+    if (!is_free(i)) continue;
+    if (best < 0 || values[i] > values[best] ||
+        (values[best] != values[best] && values[i] == values[i])) {
+      best = i;
+    }
+  }
+  return best;
+}
+
+float SumOfTwoLargest(const float* c, int n) {
+  float first = kClosed;
+  float second = kClosed;
+  for (int i = 0; i < n; ++i) {
+    if (c[i] > first) {
+      second = first;
+      first = c[i];
+    } else if (c[i] > second) {
+      second = c[i];
+    }
+  }
+  return n == 1 ? first : first + second;
+}
+
+void OpenGroups(const MoeRoutingArgs& args, RowScores* row) {
+  const int width = args.num_experts / args.n_group;
+  for (int g = 0; g < args.n_group; ++g) {
+    row->group[g] = SumOfTwoLargest(row->choice.data() + g * width, width);
+    row->group_open[g] = 0;
+  }
+  for (int i = 0; i < args.topk_group; ++i) {
+    const int g = FirstLargest(
+        row->group, [&](int candidate) { return !row->group_open[candidate]; });
+    row->group_open[g] = 1;
+  }
+}
+
+void RouteRow(const MoeRoutingArgs& args, const float* logits, int32_t* experts,
+              float* weights, RowScores* row) {
+  for (int e = 0; e < args.num_experts; ++e) {
+    row->score[e] = Sigmoid(logits[e]);
+    row->choice[e] =
+        row->score[e] + (args.expert_bias ? args.expert_bias[e] : 0.0f);
+  }
+  OpenGroups(args, row);
+
+  const int width = args.num_experts / args.n_group;
+  std::vector<float>& choice = row->choice;
+  std::vector<char> taken(args.num_experts);
+  float sum = 0;
+  for (int slot = 0; slot < args.top_k; ++slot) {
+    const int e = FirstLargest(choice, [&](int candidate) {
+      return row->group_open[candidate / width] && !taken[candidate];
+    });
+    taken[e] = 1;
+    experts[slot] = e;
+    weights[slot] = row->score[e];
+    sum += row->score[e];
+  }
+  const float scale =
+      args.routed_scaling_factor / (args.norm_topk_prob ? sum + 1e-20f : 1.0f);
+  for (int slot = 0; slot < args.top_k; ++slot) weights[slot] *= scale;
+}
+
+}  // namespace
+
+void MoeRouting(const MoeRoutingArgs& args, ThreadPool* pool) {
+  RING_CHECK_EQ(args.num_experts % args.n_group, 0);
+  RING_CHECK_LE(args.topk_group, args.n_group);
+  RING_CHECK_LE(args.top_k, args.num_experts / args.n_group * args.topk_group);
+  RING_CHECK_EQ(args.router.rows, args.num_experts);
+  LinearArgs linear;
+  linear.x = args.x;
+  linear.x_dtype = args.x_dtype;
+  linear.rows = args.rows;
+  linear.weight = args.router;
+  linear.y = args.logits;
+  linear.y_dtype = DType::kFloat32;
+  Linear(linear, pool);
+
+  pool->ParallelFor(args.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    RowScores scores(args);
+    for (int64_t row = begin; row < end; ++row) {
+      RouteRow(args, args.logits + row * args.num_experts,
+               args.experts + row * args.top_k, args.weights + row * args.top_k,
+               &scores);
+    }
+  });
+}
+
+}  // namespace ring::cpu
