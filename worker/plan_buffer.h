@@ -48,10 +48,10 @@ struct StepInputs {
 class PlanBuffer {
  public:
   struct Limits {
-    int64_t max_rows = 0;       // of one group's step, padding included
-    int max_sequences = 0;      // of one group
-    int64_t max_pages = 0;      // of one sequence
-    int data_parallel = 1;      // groups
+    int64_t max_rows = 0;   // of one group's step, padding included
+    int max_sequences = 0;  // of one group
+    int64_t max_pages = 0;  // of one sequence
+    int data_parallel = 1;  // groups
   };
 
   static absl::StatusOr<std::unique_ptr<PlanBuffer>> Create(

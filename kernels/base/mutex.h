@@ -10,13 +10,22 @@
 // absl::Status includes it too, so a definition of our own would clash.
 #include "absl/base/thread_annotations.h"
 
+// Some releases of abseil define the short names themselves.
+#include "absl/base/thread_annotations.h"
+#ifndef GUARDED_BY
+#define GUARDED_BY(mutex) ABSL_GUARDED_BY(mutex)
+#endif
+#ifndef REQUIRES
+#define REQUIRES(...) ABSL_EXCLUSIVE_LOCKS_REQUIRED(__VA_ARGS__)
+#endif
+#ifndef EXCLUDES
+#define EXCLUDES(...) ABSL_LOCKS_EXCLUDED(__VA_ARGS__)
+#endif
 #if defined(__clang__)
 #define RING_TSA_(x) __attribute__((x))
 #else
 #define RING_TSA_(x)
 #endif
-#define REQUIRES(...) RING_TSA_(requires_capability(__VA_ARGS__))
-#define EXCLUDES(...) RING_TSA_(locks_excluded(__VA_ARGS__))
 
 namespace ring {
 

@@ -24,10 +24,10 @@ int64_t CachePool::Bytes(const ModelConfig& config, const Mesh& mesh,
                          const Options& options) {
   int64_t bytes = 0;
   for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
-    bytes += config.IsSoftmaxLayer(layer)
-                 ? 2 * options.num_pages *
-                       PageBytes(config, mesh, options.kv_dtype)
-                 : options.num_slots * SlotBytes(config, mesh);
+    bytes +=
+        config.IsSoftmaxLayer(layer)
+            ? 2 * options.num_pages * PageBytes(config, mesh, options.kv_dtype)
+            : options.num_slots * SlotBytes(config, mesh);
   }
   return bytes;
 }

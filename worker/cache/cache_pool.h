@@ -36,7 +36,7 @@ class CachePool {
       Backend* backend);
 
   // Pools of one layer, as the attention ops take them.
-  float* States(int layer) const;  // [slots, heads, D, D]
+  float* States(int layer) const;     // [slots, heads, D, D]
   void* KeyPages(int layer) const;    // [pages, kv heads, kPageTokens, D]
   void* ValuePages(int layer) const;  // [pages, kv heads, kPageTokens, D]
   DType kv_dtype() const { return options_.kv_dtype; }

@@ -39,12 +39,11 @@ absl::StatusOr<std::unique_ptr<HybridModel>> HybridModel::Create(
   const Mesh& mesh = *parts.mesh;
   Backend* const backend = parts.backend;
 
-  RING_ASSIGN_OR_RETURN(
-      model->workspace_,
-      Workspace::Create(
-          config, mesh,
-          {limits.max_rows, limits.max_samples, limits.activation_dtype},
-          backend));
+  RING_ASSIGN_OR_RETURN(model->workspace_,
+                        Workspace::Create(config, mesh,
+                                          {limits.max_rows, limits.max_samples,
+                                           limits.activation_dtype},
+                                          backend));
   RING_ASSIGN_OR_RETURN(
       model->stream_,
       ResidualStream::Create({limits.max_rows, config.hidden_size,
@@ -52,9 +51,8 @@ absl::StatusOr<std::unique_ptr<HybridModel>> HybridModel::Create(
                              mesh, parts.tp, backend));
   RING_ASSIGN_OR_RETURN(
       model->moe_,
-      MoeRunner::Create(config, mesh, *parts.placement,
-                        {parts.world, parts.dp}, limits.max_rows,
-                        limits.activation_dtype, backend));
+      MoeRunner::Create(config, mesh, *parts.placement, {parts.world, parts.dp},
+                        limits.max_rows, limits.activation_dtype, backend));
 
   const RopeFrequencies rope = FrequenciesOf(config);
   const int64_t bytes =
@@ -95,9 +93,9 @@ const float* HybridModel::Forward(const StepInputs& inputs,
 
 void HybridModel::Embed(const StepContext& step, const int32_t* last_tokens) {
   const StepInputs& inputs = step.inputs;
-  step.backend.ScatterInts(
-      {inputs.page_index, inputs.page_values, inputs.num_page_entries,
-       const_cast<int32_t*>(inputs.segments.page_table)});
+  step.backend.ScatterInts({inputs.page_index, inputs.page_values,
+                            inputs.num_page_entries,
+                            const_cast<int32_t*>(inputs.segments.page_table)});
 
   EmbeddingArgs embed;
   embed.tokens = inputs.tokens;

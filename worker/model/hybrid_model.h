@@ -60,8 +60,8 @@ class HybridModel {
 
   // Called after every layer with the own rows of the residual stream, for
   // tests that compare hidden states. [own_rows.size(), hidden] device.
-  using LayerObserver = std::function<void(
-      int layer, const float* residual, Range own_rows)>;
+  using LayerObserver =
+      std::function<void(int layer, const float* residual, Range own_rows)>;
   void set_layer_observer(LayerObserver observer) {
     observer_ = std::move(observer);
   }

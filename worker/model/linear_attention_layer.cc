@@ -39,9 +39,8 @@ GroupScale LinearAttentionForward(const StepContext& step, int layer,
   attend.states = step.cache.States(layer);
   attend.g_norm = weights.g_norm.data();
   const bool group_spans_ranks = step.mesh.ranks_per_norm_group() > 1;
-  attend.groups = group_spans_ranks
-                      ? 0
-                      : static_cast<int>(step.mesh.norm_groups().size());
+  attend.groups =
+      group_spans_ranks ? 0 : static_cast<int>(step.mesh.norm_groups().size());
   attend.sum_of_squares = w.sum_of_squares;
   attend.out = w.attention;
   attend.out_dtype = step.activation_dtype;
@@ -58,8 +57,7 @@ GroupScale LinearAttentionForward(const StepContext& step, int layer,
   if (group_spans_ranks) {
     scale.sum_of_squares = w.sum_of_squares;
     scale.ranks_per_group = step.mesh.ranks_per_norm_group();
-    scale.group_width =
-        step.config.query_size() / step.config.group_norm_size;
+    scale.group_width = step.config.query_size() / step.config.group_norm_size;
     scale.eps = step.config.rms_norm_eps;
   }
   return scale;

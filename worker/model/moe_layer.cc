@@ -56,8 +56,7 @@ void RunExperts(const StepContext& step, const MoeWeights& weights,
 absl::StatusOr<std::unique_ptr<MoeRunner>> MoeRunner::Create(
     const ModelConfig& config, const Mesh& mesh,
     const ExpertPlacement& placement, const Communicators& communicators,
-    int64_t max_rows, DType activation_dtype,
-    Backend* backend) {
+    int64_t max_rows, DType activation_dtype, Backend* backend) {
   std::unique_ptr<MoeRunner> runner(new MoeRunner(mesh, communicators));
   runner->keep_.resize(mesh.world_size());
   runner->to_local_.resize(config.num_hidden_layers);
@@ -75,9 +74,9 @@ absl::StatusOr<std::unique_ptr<MoeRunner>> MoeRunner::Create(
   options.hidden = config.hidden_size;
   options.top_k = config.num_experts_per_tok;
   options.x_dtype = activation_dtype;
-  RING_ASSIGN_OR_RETURN(runner->exchange_,
-                        MakeTokenExchange(options, placement,
-                                          communicators.world, backend));
+  RING_ASSIGN_OR_RETURN(
+      runner->exchange_,
+      MakeTokenExchange(options, placement, communicators.world, backend));
   return runner;
 }
 
@@ -119,8 +118,8 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
   local.to_local = static_cast<const int32_t*>(to_local_[layer]->data());
   local.local = w.local_experts;
   step.backend.LocalExperts(local);
-  RunExperts(step, weights,
-             {rows, x, w.local_experts, w.expert_weights}, w.partial);
+  RunExperts(step, weights, {rows, x, w.local_experts, w.expert_weights},
+             w.partial);
 
   // This group's rows also get this rank's slice of the shared expert.
   const int64_t first = mesh_.dp_rank() * group_rows;

@@ -36,8 +36,7 @@ class MoeRunner {
   static absl::StatusOr<std::unique_ptr<MoeRunner>> Create(
       const ModelConfig& config, const Mesh& mesh,
       const ExpertPlacement& placement, const Communicators& communicators,
-      int64_t max_rows, DType activation_dtype,
-      Backend* backend);
+      int64_t max_rows, DType activation_dtype, Backend* backend);
 
   // stream += experts(normed) + shared expert(normed); the next half layer's
   // norm weight is applied to the sum.
@@ -49,9 +48,8 @@ class MoeRunner {
   MoeRunner(const Mesh& mesh, const Communicators& communicators)
       : mesh_(mesh), communicators_(communicators) {}
 
-  void Replicated(const StepContext& step, int layer,
-                  const MoeWeights& weights, const float* next_norm,
-                  ResidualStream* stream);
+  void Replicated(const StepContext& step, int layer, const MoeWeights& weights,
+                  const float* next_norm, ResidualStream* stream);
   void AllToAll(const StepContext& step, int layer, const MoeWeights& weights,
                 const float* next_norm, ResidualStream* stream);
 

@@ -33,10 +33,9 @@ void ResidualStream::Begin(int64_t rows, bool sliced) {
     keep_[rank] = sliced_ ? mesh_.RowSlice(rows, rank) : Range{0, rows};
   }
   own_ = keep_[mesh_.tp_rank()];
-  normed_own_ =
-      static_cast<char*>(normed_) +
-      own_.begin * options_.hidden_size *
-          static_cast<int64_t>(SizeOf(options_.activation_dtype));
+  normed_own_ = static_cast<char*>(normed_) +
+                own_.begin * options_.hidden_size *
+                    static_cast<int64_t>(SizeOf(options_.activation_dtype));
   backend_->Zero(residual_, own_.size() * options_.hidden_size *
                                 static_cast<int64_t>(sizeof(float)));
 }

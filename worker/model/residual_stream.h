@@ -54,8 +54,8 @@ class ResidualStream {
   void AddOwn(const float* addend, const float* next_norm);
 
   // The own rows of the stream, for a reduction over another set of ranks.
-  float* residual() { return residual_; }      // [own rows, hidden] fp32
-  void* normed_own() { return normed_own_; }   // [own rows, hidden]
+  float* residual() { return residual_; }     // [own rows, hidden] fp32
+  void* normed_own() { return normed_own_; }  // [own rows, hidden]
 
   // The normed rows of the whole group; gathers them if the stream is sliced.
   const void* GatherNormed();  // [rows, hidden]

@@ -52,8 +52,9 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
   RING_RETURN_IF_ERROR(allocate(&w->attention, rows * heads_width * act));
   RING_RETURN_IF_ERROR(allocate(&w->sum_of_squares, rows * kFloat));
   RING_RETURN_IF_ERROR(allocate(
-      &w->lightning, kFloat * LightningWorkspaceFloats(rows, static_cast<int>(mesh.heads().size()),
-                                                       config.head_dim)));
+      &w->lightning, kFloat * LightningWorkspaceFloats(
+                                  rows, static_cast<int>(mesh.heads().size()),
+                                  config.head_dim)));
   RING_RETURN_IF_ERROR(allocate(&w->moe_rows, moe_rows * hidden * act));
   RING_RETURN_IF_ERROR(
       allocate(&w->router_logits, moe_rows * config.num_experts * kFloat));
@@ -74,9 +75,7 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
   RING_RETURN_IF_ERROR(
       allocate(&w->sampled_rows, limits.max_samples * hidden * act));
   RING_RETURN_IF_ERROR(
-      allocate(&w->logits, limits.max_samples *
-                               mesh.vocab().size() *
-                               kFloat));
+      allocate(&w->logits, limits.max_samples * mesh.vocab().size() * kFloat));
   return w;
 }
 

@@ -1,0 +1,368 @@
+#include "worker/scheduler.h"
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "kernels/paged_attention/paged_attention.h"
+#include "ring/v1/plan.pb.h"
+
+namespace ring {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Scheduler::Options SmallOptions() {
+  Scheduler::Options options;
+  options.cache = {.num_slots = 4, .num_pages = 64};
+  options.max_batch_tokens = 128;
+  options.max_context = 1024;
+  options.max_queued = 8;
+  return options;
+}
+
+GenerationRequest Request(uint64_t id, int prompt_tokens, int new_tokens) {
+  GenerationRequest request;
+  request.id = id;
+  for (int i = 0; i < prompt_tokens; ++i) request.prompt.push_back(i % 100);
+  request.max_new_tokens = new_tokens;
+  return request;
+}
+
+// Stands in for the ranks: checks that a plan is consistent with what came
+// before, and draws token number i of a sequence as 1000 + i.
+class FakeGroup {
+ public:
+  explicit FakeGroup(const Scheduler::Options& options) : options_(options) {}
+
+  v1::StepResult Run(const v1::GroupPlan& plan) {
+    for (const v1::PageEntry& entry : plan.page_entries()) {
+      EXPECT_LT(entry.page(), options_.cache.num_pages);
+      page_table_[entry.sequence()][entry.index()] = entry.page();
+    }
+    std::set<int> sequences;
+    int64_t rows = 0;
+    bool prompts_begun = false;
+    std::map<int, int64_t> last_row;
+    for (const v1::Segment& segment : plan.segments()) {
+      EXPECT_TRUE(sequences.insert(segment.sequence()).second);
+      prompts_begun = prompts_begun || segment.prompt();
+      EXPECT_EQ(segment.prompt(), prompts_begun) << "decode rows come first";
+      EXPECT_GE(segment.tokens_size(), 1);
+      if (segment.position() == 0) {
+        EXPECT_EQ(segment.state_in(), -1);
+        length_[segment.sequence()] = 0;
+      } else {
+        EXPECT_EQ(segment.state_in(), segment.sequence());
+      }
+      EXPECT_EQ(segment.position(), length_[segment.sequence()]);
+      length_[segment.sequence()] += segment.tokens_size();
+      for (int p = 0; p < length_[segment.sequence()]; p += kPageTokens) {
+        EXPECT_TRUE(page_table_[segment.sequence()].count(p / kPageTokens) > 0);
+      }
+      rows += segment.tokens_size();
+      last_row[segment.sequence()] = rows - 1;
+    }
+    EXPECT_LE(rows, options_.max_batch_tokens);
+    v1::StepResult result;
+    for (const v1::Sample& sample : plan.samples()) {
+      EXPECT_EQ(sample.row(), last_row.at(sample.sequence()));
+      EXPECT_EQ(sample.position(), length_[sample.sequence()]);
+      v1::SampleResult* const drawn = result.add_samples();
+      drawn->set_token(next_token_ >= 0 ? next_token_ : 1000);
+      drawn->set_logprob(-0.5f);
+    }
+    return result;
+  }
+
+  void set_next_token(int token) { next_token_ = token; }
+
+ private:
+  const Scheduler::Options options_;
+  std::map<int, std::map<int, int>> page_table_;
+  std::map<int, int64_t> length_;
+  int next_token_ = -1;
+};
+
+// One plan after the other until nothing is left to do.
+std::vector<TokenEvent> RunAll(Scheduler* scheduler,
+                               std::vector<FakeGroup>* groups,
+                               int max_steps = 10000) {
+  std::vector<TokenEvent> events;
+  v1::BatchPlan plan;
+  for (int step = 0; step < max_steps && scheduler->HasWork(); ++step) {
+    if (scheduler->NextPlan(&plan)) {
+      std::vector<v1::StepResult> results;
+      for (size_t g = 0; g < groups->size(); ++g) {
+        results.push_back((*groups)[g].Run(plan.groups(static_cast<int>(g))));
+      }
+      scheduler->Commit(results);
+    }
+    for (TokenEvent& event : scheduler->TakeEvents()) {
+      events.push_back(std::move(event));
+    }
+  }
+  EXPECT_FALSE(scheduler->HasWork());
+  return events;
+}
+
+void ExpectAllFree(const Scheduler& scheduler,
+                   const Scheduler::Options& options) {
+  const LoadReport load = scheduler.Load();
+  EXPECT_EQ(load.free_pages, options.cache.num_pages * options.data_parallel);
+  EXPECT_EQ(load.free_slots, options.cache.num_slots * options.data_parallel);
+  EXPECT_EQ(load.queued, 0);
+  EXPECT_EQ(load.running, 0);
+}
+
+TEST(SchedulerTest, PlansPromptInPiecesThenDecodes) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  ASSERT_TRUE(scheduler.Submit(Request(1, 300, 3)).ok());
+  std::vector<int> rows;
+  std::vector<TokenEvent> events;
+  v1::BatchPlan plan;
+  while (scheduler.HasWork() && scheduler.NextPlan(&plan)) {
+    rows.push_back(plan.groups(0).segments(0).tokens_size());
+    scheduler.Commit({groups[0].Run(plan.groups(0))});
+    for (TokenEvent& event : scheduler.TakeEvents()) events.push_back(event);
+  }
+  EXPECT_THAT(rows, ElementsAre(128, 128, 44, 1, 1));
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[2].start_index, 2);
+  EXPECT_EQ(events[2].finish, FinishReason::kLength);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, DecodesGoOnBesideALongPrompt) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  ASSERT_TRUE(scheduler.Submit(Request(1, 10, 50)).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  scheduler.Commit({group.Run(plan.groups(0))});
+  ASSERT_TRUE(scheduler.Submit(Request(2, 900, 1)).ok());
+  for (int step = 0; step < 5; ++step) {
+    ASSERT_TRUE(scheduler.NextPlan(&plan));
+    ASSERT_EQ(plan.groups(0).segments_size(), 2);
+    EXPECT_FALSE(plan.groups(0).segments(0).prompt());
+    EXPECT_TRUE(plan.groups(0).segments(1).prompt());
+    // 127 rows are left, cut at a multiple of 64.
+    EXPECT_EQ(plan.groups(0).segments(1).tokens_size(), 64);
+    scheduler.Commit({group.Run(plan.groups(0))});
+  }
+}
+
+TEST(SchedulerTest, StopsAtEosAndStopTokens) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  groups[0].set_next_token(7);
+  GenerationRequest eos = Request(1, 5, 50);
+  eos.eos_token_ids = {7};
+  eos.stop_token_ids = {7};
+  GenerationRequest stop = Request(2, 5, 50);
+  stop.stop_token_ids = {3, 7};
+  ASSERT_TRUE(scheduler.Submit(eos).ok());
+  ASSERT_TRUE(scheduler.Submit(stop).ok());
+  const std::vector<TokenEvent> events = RunAll(&scheduler, &groups);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[0].finish, FinishReason::kEos);
+  EXPECT_THAT(events[0].tokens, ElementsAre(7));
+  EXPECT_EQ(events[1].finish, FinishReason::kStopToken);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, EndsAtTheContext) {
+  Scheduler::Options options = SmallOptions();
+  options.max_context = 100;
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  ASSERT_TRUE(scheduler.Submit(Request(1, 98, 50)).ok());
+  const std::vector<TokenEvent> events = RunAll(&scheduler, &groups);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[1].finish, FinishReason::kContextFull);
+}
+
+TEST(SchedulerTest, RefusesWhatNeverFits) {
+  Scheduler::Options options = SmallOptions();
+  options.cache.num_pages = 4;
+  Scheduler scheduler(options);
+  const absl::Status status = scheduler.Submit(Request(1, 256, 1));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("256 tokens"));
+  EXPECT_FALSE(scheduler.Submit(Request(2, 0, 1)).ok());
+  GenerationRequest finished = Request(3, 4, 2);
+  finished.generated = {1, 2};
+  EXPECT_FALSE(scheduler.Submit(finished).ok());
+}
+
+TEST(SchedulerTest, BoundsItsQueue) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  for (int i = 0; i < options.max_queued; ++i) {
+    ASSERT_TRUE(scheduler.Submit(Request(i, 4, 4)).ok());
+  }
+  EXPECT_EQ(scheduler.Submit(Request(99, 4, 4)).code(),
+            absl::StatusCode::kResourceExhausted);
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(scheduler.Load().running, 4);
+  EXPECT_EQ(scheduler.Load().queued, 4);
+  EXPECT_TRUE(scheduler.Submit(Request(99, 4, 4)).ok());
+}
+
+TEST(SchedulerTest, CancelFreesEverythingAtTheNextPlan) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  for (int i = 0; i < 6; ++i) {
+    ASSERT_TRUE(scheduler.Submit(Request(i, 100, 100)).ok());
+  }
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  scheduler.Commit({group.Run(plan.groups(0))});
+  for (int i = 0; i < 6; ++i) scheduler.Cancel(i);  // running and waiting
+  scheduler.Cancel(1234);
+  EXPECT_FALSE(scheduler.NextPlan(&plan));
+  ExpectAllFree(scheduler, options);
+  EXPECT_FALSE(scheduler.HasWork());
+}
+
+TEST(SchedulerTest, KeepsMemoryOfEndedSequencesUntilTheirPlansAreIn) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  GenerationRequest request = Request(1, 4, 100);
+  request.eos_token_ids = {1000};
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan first, second;
+  ASSERT_TRUE(scheduler.NextPlan(&first));
+  ASSERT_TRUE(scheduler.NextPlan(&second));  // before the first result
+  EXPECT_EQ(second.groups(0).segments(0).tokens(0), -1);
+  scheduler.Commit({group.Run(first.groups(0))});
+  EXPECT_EQ(scheduler.Load().free_slots, options.cache.num_slots - 1);
+  v1::BatchPlan none;
+  EXPECT_FALSE(scheduler.NextPlan(&none));
+  scheduler.Commit({group.Run(second.groups(0))});
+  const std::vector<TokenEvent> events = scheduler.TakeEvents();
+  ASSERT_EQ(events.size(), 1u);  // the second result is discarded
+  EXPECT_EQ(events[0].finish, FinishReason::kEos);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, ReportsLogitsThatAreNotNumbers) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  ASSERT_TRUE(scheduler.Submit(Request(1, 4, 100)).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  v1::StepResult result;
+  result.add_samples()->set_token(-1);
+  scheduler.Commit({result});
+  const std::vector<TokenEvent> events = scheduler.TakeEvents();
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].error.code(), absl::StatusCode::kInternal);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, DropsExpiredRequests) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  GenerationRequest request = Request(1, 4, 100);
+  request.deadline = std::chrono::steady_clock::now();
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan plan;
+  EXPECT_FALSE(scheduler.NextPlan(&plan));
+  const std::vector<TokenEvent> events = scheduler.TakeEvents();
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].error.code(), absl::StatusCode::kDeadlineExceeded);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, DrainRefusesNewAndEndsWhenEmpty) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  ASSERT_TRUE(scheduler.Submit(Request(1, 4, 2)).ok());
+  scheduler.Drain();
+  EXPECT_EQ(scheduler.Submit(Request(2, 4, 2)).code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(scheduler.WaitForWork());
+  EXPECT_EQ(RunAll(&scheduler, &groups).size(), 2u);
+  EXPECT_FALSE(scheduler.WaitForWork());
+}
+
+TEST(SchedulerTest, ChoosesTheExchangeByRows) {
+  Scheduler::Options options = SmallOptions();
+  options.tensor_parallel = 2;
+  options.replicated_rows = 16;
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  ASSERT_TRUE(scheduler.Submit(Request(1, 20, 5)).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(plan.exchange(), v1::BatchPlan::ALL_TO_ALL);
+  scheduler.Commit({group.Run(plan.groups(0))});
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(plan.exchange(), v1::BatchPlan::REPLICATED);
+  EXPECT_EQ(plan.padded_rows(), 1);
+}
+
+// 1,000 requests of random lengths arrive, some are cancelled, over two
+// groups: every one that was not cancelled gets all its tokens in order, and
+// no page or slot is lost.
+TEST(SchedulerTest, ServesRandomArrivalsWithoutLosingAnything) {
+  Scheduler::Options options = SmallOptions();
+  options.data_parallel = 2;
+  options.max_queued = 32;
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(2, FakeGroup(options));
+  std::mt19937 random(7);
+  std::map<uint64_t, int64_t> wanted;
+  std::map<uint64_t, int64_t> received;
+  std::set<uint64_t> cancelled, finished;
+  uint64_t next_id = 0;
+  v1::BatchPlan plan;
+  while (next_id < 1000 || scheduler.HasWork()) {
+    for (int i = static_cast<int>(random() % 3); i > 0 && next_id < 1000; --i) {
+      const int new_tokens = 1 + static_cast<int>(random() % 40);
+      const int prompt = 1 + static_cast<int>(random() % 300);
+      if (!scheduler.Submit(Request(next_id, prompt, new_tokens)).ok()) break;
+      wanted[next_id++] = new_tokens;
+    }
+    if (random() % 8 == 0 && next_id > 0) {
+      const uint64_t id = random() % next_id;
+      scheduler.Cancel(id);
+      cancelled.insert(id);
+    }
+    if (scheduler.NextPlan(&plan)) {
+      std::vector<v1::StepResult> results;
+      for (int g = 0; g < 2; ++g) {
+        results.push_back(groups[g].Run(plan.groups(g)));
+      }
+      scheduler.Commit(results);
+    }
+    for (const TokenEvent& event : scheduler.TakeEvents()) {
+      ASSERT_EQ(event.start_index, received[event.id]);
+      ASSERT_EQ(finished.count(event.id), 0u);
+      received[event.id] += static_cast<int64_t>(event.tokens.size());
+      if (event.finish != FinishReason::kNone) finished.insert(event.id);
+    }
+  }
+  for (const auto& [id, count] : wanted) {
+    if (cancelled.count(id) == 0) {
+      EXPECT_EQ(received[id], count) << id;
+      EXPECT_EQ(finished.count(id), 1u) << id;
+    }
+  }
+  ExpectAllFree(scheduler, options);
+}
+
+}  // namespace
+}  // namespace ring

@@ -1,0 +1,47 @@
+// One running or waiting sequence, as the leader sees it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "worker/generation_request.h"
+
+namespace ring {
+
+// Plain record, owned by the scheduler and confined to the engine thread.
+//
+// Positions count from 0 over prompt and completion. `planned` rows lie in
+// plans that were sent; a token whose row is planned may not be known yet, as
+// plans run ahead of results.
+struct SequenceState {
+  GenerationRequest request;
+
+  // Prompt and the part of the completion that came with the request: the rows
+  // whose tokens are known from the start.
+  std::vector<int32_t> known;
+  // New tokens, in order, as far as results are in.
+  int64_t num_committed = 0;
+  int64_t num_sampled = 0;  // samples planned; >= num_committed
+  // Samples after which the sequence ends with `limit_reason`.
+  int64_t max_samples = 0;
+  FinishReason limit_reason = FinishReason::kLength;
+
+  // Where it lives. -1: not admitted.
+  int group = -1;
+  int slot = -1;
+  std::vector<int32_t> pages;  // in order of position
+  int reserved_pages = 0;      // promised, not taken yet
+
+  int64_t planned_rows = 0;  // positions [0, planned_rows) are planned
+  int plans_in_flight = 0;   // sent plans that hold rows of this sequence
+  bool ended = false;        // no more rows; freed when nothing is in flight
+
+  std::chrono::steady_clock::time_point submitted;
+  std::chrono::steady_clock::time_point first_planned;
+
+  int64_t num_known() const { return static_cast<int64_t>(known.size()); }
+  bool prefilled() const { return planned_rows >= num_known(); }
+};
+
+}  // namespace ring

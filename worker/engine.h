@@ -1,0 +1,78 @@
+// One rank's model, memory and sampler: executes plans.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/backend.h"
+#include "parallel/communicator.h"
+#include "parallel/progress.h"
+#include "worker/cache/cache_pool.h"
+#include "worker/model/hybrid_model.h"
+#include "worker/plan_buffer.h"
+#include "worker/sampler.h"
+
+namespace ring {
+
+namespace v1 {
+class BatchPlan;
+class StepResult;
+}  // namespace v1
+
+// Everything that a step touches is allocated in Create. Confined to the
+// engine thread.
+class Engine {
+ public:
+  // Borrowed; outlives the engine.
+  struct Parts {
+    const ModelConfig* config = nullptr;
+    const ModelWeights* weights = nullptr;
+    const Mesh* mesh = nullptr;
+    const ExpertPlacement* placement = nullptr;
+    Communicator* tp = nullptr;
+    Communicator* dp = nullptr;
+    Communicator* world = nullptr;
+    Backend* backend = nullptr;
+    Progress* progress = nullptr;
+  };
+  struct Options {
+    int max_sequences = 0;         // slots of this group
+    int num_pages = 0;             // KV pages of this group
+    int64_t max_batch_tokens = 0;  // rows of a step
+    int64_t max_context = 0;       // tokens of one sequence
+    DType activation_dtype = DType::kBFloat16;
+    DType kv_dtype = DType::kBFloat16;
+    // Ids from here on are padding of the vocabulary: never sampled.
+    int num_token_ids = 0;
+  };
+
+  // RESOURCE_EXHAUSTED if caches and activations do not fit the device.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const Parts& parts,
+                                                        const Options& options);
+
+  // Runs one STEP plan. Every rank of the world calls it with the same plan;
+  // the result is that of this rank's group. INTERNAL if the plan breaks a
+  // limit of this engine: the rank must end then.
+  absl::StatusOr<v1::StepResult> Step(const v1::BatchPlan& plan);
+
+  HybridModel& model() { return *model_; }
+  // Logits of the last step's samples, [samples, local vocabulary], device.
+  const float* last_logits() const { return last_logits_; }
+
+ private:
+  Engine(const Parts& parts, const Options& options)
+      : parts_(parts), options_(options) {}
+
+  const Parts parts_;
+  const Options options_;
+  std::unique_ptr<CachePool> cache_;
+  std::unique_ptr<PlanBuffer> plan_buffer_;
+  std::unique_ptr<HybridModel> model_;
+  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<DeviceBuffer> last_tokens_;  // [max_sequences] int32
+  std::unique_ptr<DeviceBuffer> sampled_;      // [max samples] int32
+  const float* last_logits_ = nullptr;
+};
+
+}  // namespace ring

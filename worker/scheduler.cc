@@ -1,0 +1,452 @@
+#include "worker/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/paged_attention/paged_attention.h"
+#include "ring/v1/plan.pb.h"
+
+namespace ring {
+namespace {
+
+// Prompts are cut at absolute multiples of this, so that where a cut falls
+// does not depend on what else is in the batch.
+constexpr int64_t kPromptCut = 64;
+
+int64_t Microseconds(std::chrono::steady_clock::duration duration) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(duration)
+      .count();
+}
+
+bool Contains(absl::Span<const int32_t> ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const Options& options) : options_(options) {
+  RING_CHECK_GE(options.max_batch_tokens, options.cache.num_slots + kPromptCut)
+      << "a step must hold a row of every sequence and a piece of a prompt";
+  for (int i = 0; i < options.data_parallel; ++i) {
+    groups_.emplace_back(options.cache);
+  }
+}
+
+Scheduler::~Scheduler() = default;
+
+int64_t Scheduler::PagesFor(int64_t tokens) const {
+  return (tokens + kPageTokens - 1) / kPageTokens;
+}
+
+// Sets how far the sequence may go.
+absl::Status Scheduler::FitLimits(SequenceState* sequence) const {
+  const GenerationRequest& request = sequence->request;
+  const int64_t known = sequence->num_known();
+  const int64_t wanted =
+      request.max_new_tokens - static_cast<int64_t>(request.generated.size());
+  if (request.prompt.empty()) {
+    return absl::InvalidArgumentError("the prompt has no tokens");
+  }
+  if (wanted < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_new_tokens = ", request.max_new_tokens,
+                     " leaves nothing to generate after ",
+                     request.generated.size(), " tokens"));
+  }
+  const int64_t cache_tokens = int64_t{options_.cache.num_pages} * kPageTokens;
+  const int64_t room = std::min(options_.max_context, cache_tokens) - known;
+  if (room < 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "a prompt of ", known,
+        " tokens leaves no room to generate: the context"
+        " holds ",
+        options_.max_context, " tokens, the cache of a group ", cache_tokens));
+  }
+  sequence->max_samples = std::min(wanted, room);
+  sequence->limit_reason =
+      wanted <= room ? FinishReason::kLength : FinishReason::kContextFull;
+  return absl::OkStatus();
+}
+
+absl::Status Scheduler::Submit(GenerationRequest request) {
+  auto sequence = std::make_unique<SequenceState>();
+  sequence->known = request.prompt;
+  sequence->known.insert(sequence->known.end(), request.generated.begin(),
+                         request.generated.end());
+  sequence->request = std::move(request);
+  sequence->submitted = Clock::now();
+  RING_RETURN_IF_ERROR(FitLimits(sequence.get()));
+
+  MutexLock lock(&mutex_);
+  if (draining_ || stopped_) {
+    return absl::UnavailableError("the worker group takes no new requests");
+  }
+  if (num_queued_ >= options_.max_queued) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        num_queued_, " requests wait, the limit is ", options_.max_queued));
+  }
+  ++num_queued_;
+  inbox_.requests.push_back(std::move(sequence));
+  arrived_.NotifyOne();
+  return absl::OkStatus();
+}
+
+void Scheduler::Cancel(uint64_t id) {
+  MutexLock lock(&mutex_);
+  inbox_.cancels.push_back(id);
+  arrived_.NotifyOne();
+}
+
+void Scheduler::CancelAll() {
+  MutexLock lock(&mutex_);
+  // Requests that arrived before this call fall under it as well.
+  num_queued_ -= static_cast<int>(inbox_.requests.size());
+  inbox_.requests.clear();
+  inbox_.cancels.clear();
+  inbox_.cancel_all = true;
+  arrived_.NotifyOne();
+}
+
+void Scheduler::Drain() {
+  MutexLock lock(&mutex_);
+  draining_ = true;
+  arrived_.NotifyOne();
+}
+
+void Scheduler::Stop() {
+  MutexLock lock(&mutex_);
+  stopped_ = true;
+  arrived_.NotifyOne();
+}
+
+bool Scheduler::WaitForWork() {
+  MutexLock lock(&mutex_);
+  for (;;) {
+    if (stopped_) return false;
+    const bool news = !inbox_.requests.empty() || !inbox_.cancels.empty() ||
+                      inbox_.cancel_all;
+    if (news || !sequences_.empty()) return true;
+    if (draining_) return false;
+    arrived_.Wait(&mutex_);
+  }
+}
+
+bool Scheduler::HasWork() {
+  if (!sequences_.empty()) return true;
+  MutexLock lock(&mutex_);
+  return !stopped_ && !inbox_.requests.empty();
+}
+
+void Scheduler::TakeArrivals() {
+  Inbox inbox;
+  {
+    MutexLock lock(&mutex_);
+    std::swap(inbox, inbox_);
+  }
+  if (inbox.cancel_all) {
+    std::vector<SequenceState*> all;
+    for (auto& [id, sequence] : sequences_) all.push_back(sequence.get());
+    for (SequenceState* sequence : all) {
+      End(sequence, FinishReason::kNone, absl::OkStatus());
+      ReleaseIfDone(sequence);
+    }
+    events_.clear();
+  }
+  for (SequencePtr& sequence : inbox.requests) {
+    SequenceState* const added = sequence.get();
+    const auto [it, inserted] =
+        sequences_.emplace(added->request.id, std::move(sequence));
+    RING_CHECK(inserted) << "request " << added->request.id << " exists";
+    waiting_.push_back(added);
+  }
+  for (const uint64_t id : inbox.cancels) {
+    const auto it = sequences_.find(id);
+    if (it == sequences_.end()) continue;
+    SequenceState* const sequence = it->second.get();
+    End(sequence, FinishReason::kNone, absl::OkStatus());
+    ReleaseIfDone(sequence);
+  }
+}
+
+void Scheduler::DropExpired() {
+  const Clock::time_point now = Clock::now();
+  std::vector<SequenceState*> expired;
+  for (auto& [id, sequence] : sequences_) {
+    const auto& deadline = sequence->request.deadline;
+    if (!sequence->ended && deadline.has_value() && *deadline <= now) {
+      expired.push_back(sequence.get());
+    }
+  }
+  for (SequenceState* sequence : expired) {
+    End(sequence, FinishReason::kNone,
+        absl::DeadlineExceededError("the request's deadline has passed"));
+    ReleaseIfDone(sequence);
+  }
+}
+
+bool Scheduler::NextPlan(v1::BatchPlan* plan) {
+  TakeArrivals();
+  DropExpired();
+  plan->Clear();
+  plan->set_kind(v1::BatchPlan::STEP);
+  SentPlan sent;
+  sent.groups.resize(groups_.size());
+  std::vector<int64_t> budgets(groups_.size(), options_.max_batch_tokens);
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    PlanDecodes(&groups_[g], plan->add_groups(), &sent.groups[g], &budgets[g]);
+  }
+  Admit(budgets);
+  bool any = false;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    v1::GroupPlan* const group_plan = plan->mutable_groups(static_cast<int>(g));
+    PlanPrompts(&groups_[g], group_plan, &sent.groups[g], &budgets[g]);
+    any = any || group_plan->segments_size() > 0;
+  }
+  if (!any) return false;
+  plan->set_step(next_step_++);
+  FillExchange(plan);
+  in_flight_.push_back(std::move(sent));
+  return true;
+}
+
+void Scheduler::PlanDecodes(Group* group, v1::GroupPlan* plan,
+                            SentPlan::Group* sent, int64_t* budget) {
+  for (SequenceState* sequence : group->running) {
+    if (sequence->ended || !sequence->prefilled()) continue;
+    if (sequence->num_sampled >= sequence->max_samples) continue;
+    AddSegment(group, sequence, 1, plan, sent);
+    AddSample(sequence, options_.max_batch_tokens - *budget, plan, sent);
+    --*budget;
+  }
+}
+
+void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
+                            SentPlan::Group* sent, int64_t* budget) {
+  for (SequenceState* sequence : group->running) {
+    if (*budget == 0) return;
+    if (sequence->ended || sequence->prefilled()) continue;
+    const int64_t left = sequence->num_known() - sequence->planned_rows;
+    int64_t rows = std::min(left, *budget);
+    if (rows < left) {
+      const int64_t end =
+          (sequence->planned_rows + rows) / kPromptCut * kPromptCut;
+      rows = end - sequence->planned_rows;
+      if (rows <= 0) continue;
+    }
+    const int64_t first_row = options_.max_batch_tokens - *budget;
+    AddSegment(group, sequence, rows, plan, sent);
+    *budget -= rows;
+    if (sequence->prefilled()) {
+      AddSample(sequence, first_row + rows - 1, plan, sent);
+    }
+  }
+}
+
+// Gives waiting requests a slot and pages while some group has room for the
+// oldest one; nobody overtakes, so nobody starves.
+void Scheduler::Admit(absl::Span<const int64_t> budgets) {
+  int admitted = 0;
+  while (!waiting_.empty()) {
+    SequenceState* const sequence = waiting_.front();
+    const int64_t pages =
+        PagesFor(sequence->num_known() + sequence->max_samples);
+    int best = -1;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const CacheAllocator& cache = groups_[g].cache;
+      if (cache.free_slots() == 0 || cache.unreserved_pages() < pages) continue;
+      if (budgets[g] == 0) continue;
+      if (best < 0 ||
+          cache.unreserved_pages() > groups_[best].cache.unreserved_pages()) {
+        best = static_cast<int>(g);
+      }
+    }
+    if (best < 0) break;
+    Group& group = groups_[best];
+    waiting_.pop_front();
+    sequence->group = best;
+    sequence->slot = group.cache.TakeSlot();
+    group.cache.ReservePages(static_cast<int>(pages));
+    sequence->reserved_pages = static_cast<int>(pages);
+    sequence->first_planned = Clock::now();
+    group.running.push_back(sequence);
+    ++admitted;
+  }
+  MutexLock lock(&mutex_);
+  num_queued_ -= admitted;
+}
+
+void Scheduler::AddSegment(Group* group, SequenceState* sequence, int64_t rows,
+                           v1::GroupPlan* plan, SentPlan::Group* sent) {
+  const int64_t begin = sequence->planned_rows;
+  while (static_cast<int64_t>(sequence->pages.size()) * kPageTokens <
+         begin + rows) {
+    v1::PageEntry* const entry = plan->add_page_entries();
+    entry->set_sequence(sequence->slot);
+    entry->set_index(static_cast<int32_t>(sequence->pages.size()));
+    sequence->pages.push_back(group->cache.TakePage());
+    --sequence->reserved_pages;
+    entry->set_page(sequence->pages.back());
+  }
+  v1::Segment* const segment = plan->add_segments();
+  segment->set_sequence(sequence->slot);
+  segment->set_position(static_cast<int32_t>(begin));
+  segment->set_prompt(!sequence->prefilled());
+  segment->set_state_in(begin == 0 ? -1 : sequence->slot);
+  segment->set_state_out(sequence->slot);
+  for (int64_t i = begin; i < begin + rows; ++i) {
+    segment->add_tokens(i < sequence->num_known() ? sequence->known[i] : -1);
+  }
+  sequence->planned_rows += rows;
+  ++sequence->plans_in_flight;
+  sent->rows.push_back(sequence);
+}
+
+void Scheduler::AddSample(SequenceState* sequence, int64_t row,
+                          v1::GroupPlan* plan, SentPlan::Group* sent) {
+  const Sampling& sampling = sequence->request.sampling;
+  v1::Sample* const sample = plan->add_samples();
+  sample->set_row(static_cast<int32_t>(row));
+  sample->set_sequence(sequence->slot);
+  sample->set_temperature(sampling.temperature);
+  sample->set_top_k(sampling.top_k);
+  sample->set_top_p(sampling.top_p);
+  sample->set_min_p(sampling.min_p);
+  sample->set_seed(sampling.seed);
+  sample->set_position(static_cast<int32_t>(sequence->planned_rows));
+  ++sequence->num_sampled;
+  sent->samples.push_back(sequence);
+}
+
+void Scheduler::FillExchange(v1::BatchPlan* plan) const {
+  int64_t most = 0;
+  int64_t total = 0;
+  for (const v1::GroupPlan& group : plan->groups()) {
+    int64_t rows = 0;
+    for (const v1::Segment& segment : group.segments()) {
+      rows += segment.tokens_size();
+    }
+    most = std::max(most, rows);
+    total += rows;
+  }
+  plan->set_padded_rows(static_cast<int32_t>(most));
+  bool replicated = options_.exchange == ExchangePolicy::kReplicated;
+  if (options_.exchange == ExchangePolicy::kAuto) {
+    // A world of one rank has nothing to exchange.
+    replicated = options_.data_parallel * options_.tensor_parallel == 1 ||
+                 total <= options_.replicated_rows;
+  }
+  plan->set_exchange(replicated ? v1::BatchPlan::REPLICATED
+                                : v1::BatchPlan::ALL_TO_ALL);
+}
+
+void Scheduler::Commit(absl::Span<const v1::StepResult> results) {
+  RING_CHECK(!in_flight_.empty());
+  const SentPlan sent = std::move(in_flight_.front());
+  in_flight_.pop_front();
+  RING_CHECK_EQ(results.size(), sent.groups.size());
+  for (size_t g = 0; g < sent.groups.size(); ++g) {
+    const SentPlan::Group& group = sent.groups[g];
+    RING_CHECK_EQ(static_cast<size_t>(results[g].samples_size()),
+                  group.samples.size())
+        << "samples of group " << g;
+    for (SequenceState* sequence : group.rows) --sequence->plans_in_flight;
+    for (size_t i = 0; i < group.samples.size(); ++i) {
+      const v1::SampleResult& sample = results[g].samples(static_cast<int>(i));
+      if (group.samples[i]->ended) continue;  // a discarded step
+      CommitToken(group.samples[i], sample.token(), sample.logprob());
+    }
+    for (SequenceState* sequence : group.rows) ReleaseIfDone(sequence);
+  }
+}
+
+void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
+                            float logprob) {
+  if (token < 0) {
+    End(sequence, FinishReason::kNone,
+        absl::InternalError(
+            absl::StrCat("the model's logits at position ",
+                         sequence->num_known() + sequence->num_committed,
+                         " are not numbers")));
+    return;
+  }
+  const GenerationRequest& request = sequence->request;
+  TokenEvent& event = EventFor(sequence);
+  if (sequence->num_committed == 0) {
+    event.queue_us =
+        Microseconds(sequence->first_planned - sequence->submitted);
+    event.prefill_us = Microseconds(Clock::now() - sequence->first_planned);
+  }
+  event.tokens.push_back(token);
+  if (request.logprobs) event.logprobs.push_back(logprob);
+  ++sequence->num_committed;
+  if (Contains(request.eos_token_ids, token)) {
+    End(sequence, FinishReason::kEos, absl::OkStatus());
+  } else if (Contains(request.stop_token_ids, token)) {
+    End(sequence, FinishReason::kStopToken, absl::OkStatus());
+  } else if (sequence->num_committed >= sequence->max_samples) {
+    End(sequence, sequence->limit_reason, absl::OkStatus());
+  }
+}
+
+// A new event each time: events are taken after every step.
+TokenEvent& Scheduler::EventFor(SequenceState* sequence) {
+  TokenEvent event;
+  event.id = sequence->request.id;
+  event.start_index = static_cast<int64_t>(sequence->request.generated.size()) +
+                      sequence->num_committed;
+  events_.push_back(std::move(event));
+  return events_.back();
+}
+
+// Without reason and error: cancelled, nobody is told.
+void Scheduler::End(SequenceState* sequence, FinishReason reason,
+                    absl::Status error) {
+  if (sequence->ended) return;
+  sequence->ended = true;
+  if (!error.ok()) {
+    EventFor(sequence).error = std::move(error);
+  } else if (reason != FinishReason::kNone) {
+    // The token that ends the sequence is in the last event already.
+    RING_CHECK(!events_.empty() && events_.back().id == sequence->request.id);
+    events_.back().finish = reason;
+  }
+}
+
+void Scheduler::ReleaseIfDone(SequenceState* sequence) {
+  if (!sequence->ended || sequence->plans_in_flight > 0) return;
+  if (sequence->group < 0) {
+    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), sequence));
+    MutexLock lock(&mutex_);
+    --num_queued_;
+  } else {
+    Group& group = groups_[sequence->group];
+    for (const int32_t page : sequence->pages) group.cache.ReturnPage(page);
+    group.cache.ReleaseReservation(sequence->reserved_pages);
+    group.cache.ReturnSlot(sequence->slot);
+    group.running.erase(
+        std::find(group.running.begin(), group.running.end(), sequence));
+  }
+  sequences_.erase(sequence->request.id);
+}
+
+std::vector<TokenEvent> Scheduler::TakeEvents() {
+  return std::exchange(events_, {});
+}
+
+LoadReport Scheduler::Load() const {
+  LoadReport load;
+  for (const Group& group : groups_) {
+    load.free_pages += group.cache.unreserved_pages();
+    load.free_slots += group.cache.free_slots();
+    load.running += static_cast<int>(group.running.size());
+  }
+  load.free_tokens = load.free_pages * kPageTokens;
+  MutexLock lock(&mutex_);
+  load.queued = num_queued_;
+  return load;
+}
+
+}  // namespace ring

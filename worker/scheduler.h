@@ -1,0 +1,162 @@
+// Decides what every step of a worker group runs. Lives on the leader.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+#include "kernels/base/mutex.h"
+#include "worker/cache/cache_allocator.h"
+#include "worker/cache/sequence_state.h"
+#include "worker/request_sink.h"
+
+namespace ring {
+
+namespace v1 {
+class BatchPlan;
+class GroupPlan;
+class StepResult;
+}  // namespace v1
+
+// Continuous batching over one or more data-parallel groups. Each step takes
+// one row from every sequence that decodes, and fills the rest of the token
+// budget with pieces of prompts, oldest request first. A request is admitted
+// to the group with the most free pages once a slot and all pages that it can
+// ever need are free, so a running sequence never waits for memory; requests
+// are admitted in the order they came.
+//
+// Two sides. Any thread: the RequestSink methods and WaitForWork's wake-up,
+// which only touch the inbox. Engine thread: everything else.
+//
+//   while (scheduler.WaitForWork()) {
+//     if (scheduler.NextPlan(&plan)) { ... run it ...; scheduler.Commit(...); }
+//   }
+//
+// Plans may be sent before the results of earlier ones are in; Commit takes
+// the results in the order of the plans. A sequence that ends while a later
+// plan holds a row of it keeps its memory until that plan is committed.
+class Scheduler final : public RequestSink {
+ public:
+  // How rows meet their experts.
+  enum class ExchangePolicy { kAuto, kReplicated, kAllToAll };
+
+  struct Options {
+    int data_parallel = 1;
+    int tensor_parallel = 1;
+    // Per group.
+    CacheAllocator::Capacity cache;
+    int64_t max_batch_tokens = 0;  // rows of one step
+    // Longest sequence, prompt and completion.
+    int64_t max_context = 0;
+    // Requests that wait for a slot; beyond it Submit is refused.
+    int max_queued = 256;
+    ExchangePolicy exchange = ExchangePolicy::kAuto;
+    // kAuto: more rows than this over all groups travel to their experts.
+    int64_t replicated_rows = 0;
+  };
+
+  explicit Scheduler(const Options& options);
+  ~Scheduler() override;
+
+  // --- Any thread. ---
+
+  // INVALID_ARGUMENT if it can never fit, with the numbers;
+  // RESOURCE_EXHAUSTED if max_queued requests wait; UNAVAILABLE once draining.
+  absl::Status Submit(GenerationRequest request) override;
+  void Cancel(uint64_t id) override;
+  void CancelAll() override;
+  void Drain() override;
+  // Ends WaitForWork soon: the process is to stop.
+  void Stop();
+
+  // --- Engine thread. ---
+
+  // True as soon as there is a request to look at or a sequence to run; blocks
+  // without using CPU. False after Stop, or when a drain is complete.
+  bool WaitForWork();
+
+  // Whether there is anything to plan right now; never blocks.
+  bool HasWork();
+
+  // Takes in what arrived, then fills `plan` (kind STEP). False if no group has
+  // a row to run; `plan` is then unspecified.
+  bool NextPlan(v1::BatchPlan* plan);
+
+  // Results of the oldest plan not yet committed, one per group.
+  void Commit(absl::Span<const v1::StepResult> results);
+
+  // What happened since the last call: new tokens, ends, errors.
+  std::vector<TokenEvent> TakeEvents();
+
+  LoadReport Load() const;
+  int plans_in_flight() const { return static_cast<int>(in_flight_.size()); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using SequencePtr = std::unique_ptr<SequenceState>;
+
+  // A plan's samples, to match results with sequences; and all sequences with
+  // rows in it.
+  struct SentPlan {
+    struct Group {
+      std::vector<SequenceState*> samples;  // in plan order
+      std::vector<SequenceState*> rows;
+    };
+    std::vector<Group> groups;
+  };
+
+  struct Group {
+    explicit Group(const CacheAllocator::Capacity& capacity)
+        : cache(capacity) {}
+    CacheAllocator cache;
+    std::vector<SequenceState*> running;  // in order of admission
+  };
+
+  // Requests and cancels that other threads left.
+  struct Inbox {
+    std::vector<SequencePtr> requests;
+    std::vector<uint64_t> cancels;
+    bool cancel_all = false;
+  };
+
+  int64_t PagesFor(int64_t tokens) const;
+  absl::Status FitLimits(SequenceState* sequence) const;
+
+  void TakeArrivals();
+  void DropExpired();
+  void PlanDecodes(Group* group, v1::GroupPlan* plan, SentPlan::Group* sent,
+                   int64_t* budget);
+  void PlanPrompts(Group* group, v1::GroupPlan* plan, SentPlan::Group* sent,
+                   int64_t* budget);
+  void Admit(absl::Span<const int64_t> budgets);
+  void AddSegment(Group* group, SequenceState* sequence, int64_t rows,
+                  v1::GroupPlan* plan, SentPlan::Group* sent);
+  void AddSample(SequenceState* sequence, int64_t row, v1::GroupPlan* plan,
+                 SentPlan::Group* sent);
+  void FillExchange(v1::BatchPlan* plan) const;
+
+  void CommitToken(SequenceState* sequence, int32_t token, float logprob);
+  void End(SequenceState* sequence, FinishReason reason, absl::Status error);
+  void ReleaseIfDone(SequenceState* sequence);
+  TokenEvent& EventFor(SequenceState* sequence);
+
+  const Options options_;
+  std::vector<Group> groups_;
+  std::deque<SequenceState*> waiting_;
+  absl::flat_hash_map<uint64_t, SequencePtr> sequences_;
+  std::deque<SentPlan> in_flight_;
+  std::vector<TokenEvent> events_;
+  int64_t next_step_ = 0;
+
+  mutable Mutex mutex_;
+  CondVar arrived_;
+  Inbox inbox_ GUARDED_BY(mutex_);
+  int num_queued_ GUARDED_BY(mutex_) = 0;  // not admitted yet
+  bool draining_ GUARDED_BY(mutex_) = false;
+  bool stopped_ GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace ring

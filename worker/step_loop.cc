@@ -1,0 +1,132 @@
+#include "worker/step_loop.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
+#include "parallel/side_link.h"
+#include "ring/v1/plan.pb.h"
+#include "worker/engine.h"
+#include "worker/scheduler.h"
+
+namespace ring {
+namespace {
+
+#ifdef RING_DCHECKS
+// Every rank holds the same plan: the broadcast bytes have one hash.
+absl::Status CheckSamePlan(ControlChannel* control, absl::string_view bytes) {
+  const std::string mine =
+      absl::StrCat(std::hash<std::string>{}(std::string(bytes)));
+  std::vector<std::string> all;
+  RING_RETURN_IF_ERROR(control->AllGather(mine, &all));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank] != mine) {
+      return absl::InternalError(absl::StrCat(
+          "rank ", rank, " has another plan than rank ", control->rank()));
+    }
+  }
+  return absl::OkStatus();
+}
+#endif
+
+}  // namespace
+
+absl::Status StepLoop::SendOrder(int kind) {
+  v1::BatchPlan plan;
+  plan.set_kind(static_cast<v1::BatchPlan::Kind>(kind));
+  std::string bytes = plan.SerializeAsString();
+  return parts_.control->Broadcast(&bytes);
+}
+
+absl::Status StepLoop::RunLeader(Scheduler* scheduler, EventSink* sink) {
+  sink->PublishLoad(scheduler->Load());
+  for (;;) {
+    if (!scheduler->HasWork()) {
+      RING_RETURN_IF_ERROR(SendOrder(v1::BatchPlan::PARK));
+      parts_.progress->EnterIdle();
+      const bool more = scheduler->WaitForWork();
+      parts_.progress->phase = Progress::Phase::kComputing;
+      parts_.progress->Tick();
+      if (parts_.side_link != nullptr) parts_.side_link->Wake();
+      if (!more) return SendOrder(v1::BatchPlan::SHUTDOWN);
+    }
+    RING_RETURN_IF_ERROR(ExecuteStep(scheduler, sink));
+  }
+}
+
+absl::Status StepLoop::ExecuteStep(Scheduler* scheduler, EventSink* sink) {
+  v1::BatchPlan plan;
+  const bool planned = scheduler->NextPlan(&plan);
+  if (planned) {
+    if (parts_.control->size() > 1) {
+      std::string bytes = plan.SerializeAsString();
+      RING_RETURN_IF_ERROR(parts_.control->Broadcast(&bytes));
+#ifdef RING_DCHECKS
+      RING_RETURN_IF_ERROR(CheckSamePlan(parts_.control, bytes));
+#endif
+    }
+    std::vector<v1::StepResult> results(parts_.data_parallel);
+    RING_ASSIGN_OR_RETURN(results[0], parts_.engine->Step(plan));
+    if (parts_.data_parallel > 1) {
+      // The first tensor-parallel rank of each group speaks for it.
+      std::vector<std::string> all;
+      RING_RETURN_IF_ERROR(parts_.control->Gather("", &all));
+      for (int group = 1; group < parts_.data_parallel; ++group) {
+        const std::string& bytes = all[group * parts_.tensor_parallel];
+        if (!results[group].ParseFromString(bytes)) {
+          return absl::InternalError(
+              absl::StrCat("cannot parse the results of group ", group));
+        }
+      }
+    }
+    scheduler->Commit(results);
+  }
+  std::vector<TokenEvent> events = scheduler->TakeEvents();
+  if (!events.empty()) sink->Publish(std::move(events));
+  sink->PublishLoad(scheduler->Load());
+  return absl::OkStatus();
+}
+
+absl::Status StepLoop::RunFollower() {
+  const int rank = parts_.control->rank();
+  const bool speaks = rank % parts_.tensor_parallel == 0;
+  std::string bytes;
+  v1::BatchPlan plan;
+  for (;;) {
+    RING_RETURN_IF_ERROR(parts_.control->Broadcast(&bytes));
+    if (!plan.ParseFromString(bytes)) {
+      return absl::InternalError("cannot parse the leader's plan");
+    }
+    switch (plan.kind()) {
+      case v1::BatchPlan::SHUTDOWN:
+        return absl::OkStatus();
+      case v1::BatchPlan::PARK:
+        parts_.progress->EnterIdle();
+        if (parts_.side_link != nullptr) {
+          RING_RETURN_IF_ERROR(parts_.side_link->Park());
+        }
+        parts_.progress->phase = Progress::Phase::kComputing;
+        parts_.progress->Tick();
+        break;
+      case v1::BatchPlan::STEP: {
+#ifdef RING_DCHECKS
+        RING_RETURN_IF_ERROR(CheckSamePlan(parts_.control, bytes));
+#endif
+        RING_ASSIGN_OR_RETURN(const v1::StepResult result,
+                              parts_.engine->Step(plan));
+        if (parts_.data_parallel > 1) {
+          RING_RETURN_IF_ERROR(parts_.control->Gather(
+              speaks ? result.SerializeAsString() : std::string(), nullptr));
+        }
+        break;
+      }
+      default:
+        return absl::InternalError(
+            absl::StrCat("the leader's plan has kind ", plan.kind()));
+    }
+  }
+}
+
+}  // namespace ring
