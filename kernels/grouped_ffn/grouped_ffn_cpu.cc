@@ -1,0 +1,219 @@
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/grouped_ffn/grouped_ffn.h"
+#include "kernels/grouped_ffn/swiglu.h"
+#include "kernels/linear/dot_product.h"
+#include "kernels/linear/scratch.h"
+
+namespace ring {
+namespace {
+
+// Inter columns of one expert that one work item computes.
+constexpr int64_t kInterStrip = 2 * kDotRowAlign;
+// At most this many hidden columns make up a work item of the down product.
+constexpr int64_t kMaxHiddenStrip = 4 * kDotRowAlign;
+// Rows of one expert per call of the kernels; bounds the strips' scratch.
+constexpr int64_t kRowChunk = 256;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t AlignedBytes(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
+
+// Parts of GroupedFfnArgs::workspace. A pair is a (row, slot) whose expert is
+// here; pairs are numbered expert by expert, rows ascending within one.
+struct Workspace {
+  int64_t bytes = 0;
+  int32_t* packed_x = nullptr;    // [rows, packed hidden]
+  int32_t* packed_h = nullptr;    // [pairs, packed inter]
+  char* h = nullptr;              // [pairs, inter] of x_dtype
+  int32_t* pair_of = nullptr;     // [rows, top_k]: the pair, or -1
+  int32_t* row_of = nullptr;      // [pairs]
+  int32_t* first_pair = nullptr;  // [experts + 1]
+  int32_t* touched = nullptr;     // [experts]: experts that have pairs
+
+  Workspace(void* base, int64_t rows, int64_t top_k, int64_t hidden,
+            int64_t inter, DType x_dtype, int64_t experts) {
+    char* const begin = static_cast<char*>(base);
+    const auto take = [&](auto** part, int64_t count, int64_t element_bytes) {
+      *part = reinterpret_cast<std::remove_reference_t<decltype(*part)>>(
+          begin == nullptr ? nullptr : begin + bytes);
+      bytes += AlignedBytes(count * element_bytes);
+    };
+    const int64_t pairs = rows * top_k;
+    take(&packed_x, rows * MaxPackedWords(hidden), 4);
+    take(&packed_h, pairs * MaxPackedWords(inter), 4);
+    take(&h, pairs * inter, static_cast<int64_t>(SizeOf(x_dtype)));
+    take(&pair_of, pairs, 4);
+    take(&row_of, pairs, 4);
+    take(&first_pair, experts + 1, 4);
+    take(&touched, experts, 4);
+  }
+};
+
+class GroupedFfnRun {
+ public:
+  GroupedFfnRun(const GroupedFfnArgs& args, ThreadPool* pool)
+      : args_(args),
+        pool_(pool),
+        num_experts_(static_cast<int64_t>(args.experts.size())),
+        inter_(args.experts[0].gate.rows),
+        in_(MakeDotProduct(args.x_dtype, args.experts[0].gate)),
+        out_(MakeDotProduct(args.x_dtype, args.experts[0].down)),
+        work_(args.workspace, args.rows, args.top_k, args.hidden, inter_,
+              args.x_dtype, num_experts_) {}
+
+  void Run() {
+    GroupPairs();
+    PackRows(in_, args_.x, args_.x_dtype, args_.rows, work_.packed_x, pool_);
+    GateAndUp();
+    PackRows(out_, work_.h, args_.x_dtype, num_pairs_, work_.packed_h, pool_);
+    DownAndCombine();
+  }
+
+ private:
+  // Counting sort of the pairs by expert.
+  void GroupPairs() {
+    const int64_t slots = args_.rows * args_.top_k;
+    int32_t* const first = work_.first_pair;
+    std::fill(first, first + num_experts_ + 1, 0);
+    for (int64_t p = 0; p < slots; ++p) {
+      const int32_t expert = args_.local_experts[p];
+      RING_DCHECK(expert < num_experts_) << "expert " << expert;
+      if (expert >= 0) ++first[expert + 1];
+    }
+    for (int64_t e = 0; e < num_experts_; ++e) {
+      if (first[e + 1] > 0) {
+        work_.touched[num_touched_++] = static_cast<int32_t>(e);
+      }
+      first[e + 1] += first[e];
+    }
+    num_pairs_ = first[num_experts_];
+    for (int64_t p = 0; p < slots; ++p) {
+      const int32_t expert = args_.local_experts[p];
+      work_.pair_of[p] = -1;
+      if (expert < 0) continue;
+      const int32_t pair = first[expert]++;
+      work_.pair_of[p] = pair;
+      work_.row_of[pair] = static_cast<int32_t>(p / args_.top_k);
+    }
+    // Every entry has moved to its expert's end: move it back.
+    for (int64_t e = num_experts_; e > 0; --e) first[e] = first[e - 1];
+    first[0] = 0;
+  }
+
+  // h[pair] = silu(x gate^T) * (x up^T), an item being a strip of one expert.
+  void GateAndUp() {
+    const int64_t strips = CeilDiv(inter_, kInterStrip);
+    const int64_t items = num_touched_ * strips;
+    const int64_t macs = 2 * num_pairs_ * inter_ * args_.hidden;
+    pool_->ParallelFor(items, DotGrain(items, macs, 1),
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t item = begin; item < end; ++item) {
+                           GateAndUpStrip(work_.touched[item / strips],
+                                          item % strips * kInterStrip);
+                         }
+                       });
+  }
+
+  void GateAndUpStrip(int32_t expert, int64_t n) {
+    thread_local Scratch scratch;
+    const GatedMlpWeights& weights = args_.experts[expert];
+    const int64_t count = std::min(kInterStrip, inter_ - n);
+    const int64_t end = work_.first_pair[expert + 1];
+    for (int64_t pair = work_.first_pair[expert]; pair < end;
+         pair += kRowChunk) {
+      const int64_t rows = std::min(kRowChunk, end - pair);
+      float* gate = scratch.Get<float>(2 * rows * kInterStrip);
+      float* up = gate + rows * kInterStrip;
+      const int32_t* x[kRowChunk];
+      for (int64_t i = 0; i < rows; ++i) {
+        x[i] =
+            work_.packed_x + work_.row_of[pair + i] * in_.layout.packed_words;
+      }
+      MultiplyRows(in_, x, rows, weights.gate, n, n + count, gate, kInterStrip);
+      MultiplyRows(in_, x, rows, weights.up, n, n + count, up, kInterStrip);
+      SwiGluRows(gate, up, rows, count, kInterStrip, args_.x_dtype,
+                 work_.h + (pair * inter_ + n) *
+                               static_cast<int64_t>(SizeOf(args_.x_dtype)),
+                 inter_);
+    }
+  }
+
+  // An item is a strip of hidden columns over all touched experts, so that it
+  // alone writes its part of y, in slot order.
+  void DownAndCombine() {
+    const int64_t wanted = CeilDiv(args_.hidden, pool_->threads() * 4);
+    const int64_t strip =
+        std::min(kMaxHiddenStrip, CeilDiv(wanted, kDotRowAlign) * kDotRowAlign);
+    const int64_t items = CeilDiv(args_.hidden, strip);
+    const int64_t macs = num_pairs_ * inter_ * args_.hidden;
+    pool_->ParallelFor(
+        items, DotGrain(items, macs, 1), [&](int64_t begin, int64_t end) {
+          for (int64_t item = begin; item < end; ++item) {
+            const int64_t n = item * strip;
+            DownAndCombineStrip(n, std::min(strip, args_.hidden - n));
+          }
+        });
+  }
+
+  void DownAndCombineStrip(int64_t n, int64_t count) {
+    thread_local Scratch scratch;
+    float* z = scratch.Get<float>(num_pairs_ * count);  // [pairs, count]
+    for (int64_t t = 0; t < num_touched_; ++t) {
+      const int32_t expert = work_.touched[t];
+      const int64_t end = work_.first_pair[expert + 1];
+      for (int64_t pair = work_.first_pair[expert]; pair < end;
+           pair += kRowChunk) {
+        const int64_t rows = std::min(kRowChunk, end - pair);
+        const int32_t* h[kRowChunk];
+        for (int64_t i = 0; i < rows; ++i) {
+          h[i] = work_.packed_h + (pair + i) * out_.layout.packed_words;
+        }
+        MultiplyRows(out_, h, rows, args_.experts[expert].down, n, n + count,
+                     z + pair * count, count);
+      }
+    }
+    for (int64_t row = 0; row < args_.rows; ++row) {
+      float* y = args_.y + row * args_.hidden + n;
+      std::fill(y, y + count, 0.0f);
+      for (int64_t p = row * args_.top_k; p < (row + 1) * args_.top_k; ++p) {
+        if (work_.pair_of[p] < 0) continue;
+        const float weight = args_.weights[p];
+        const float* part = z + work_.pair_of[p] * count;
+        for (int64_t j = 0; j < count; ++j) y[j] += weight * part[j];
+      }
+    }
+  }
+
+  const GroupedFfnArgs& args_;
+  ThreadPool* const pool_;
+  const int64_t num_experts_;
+  const int64_t inter_;
+  const DotProduct in_;   // of gate and up
+  const DotProduct out_;  // of down
+  Workspace work_;
+  int64_t num_pairs_ = 0;
+  int64_t num_touched_ = 0;
+};
+
+}  // namespace
+
+int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
+                                 int64_t inter, DType x_dtype,
+                                 int64_t num_experts) {
+  return Workspace(nullptr, rows, top_k, hidden, inter, x_dtype, num_experts)
+      .bytes;
+}
+
+void cpu::GroupedFfn(const GroupedFfnArgs& args, ThreadPool* pool) {
+  if (args.rows == 0) return;
+  if (args.experts.empty()) {
+    std::fill(args.y, args.y + args.rows * args.hidden, 0.0f);
+    return;
+  }
+  RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
+  GroupedFfnRun(args, pool).Run();
+}
+
+}  // namespace ring

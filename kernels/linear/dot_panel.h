@@ -1,0 +1,73 @@
+// The inner kernels of every linear map on the CPU: dot products of packed
+// activation rows with weight rows. One template (dot_panel_inl.h) is compiled
+// once per instruction set; this header is the seam between those files and
+// the rest.
+//
+// The order in which one output (row, weight row) is summed is fixed by the
+// layout alone: vector lane l takes the columns of its residue, the lanes of a
+// block of columns are added in a fixed tree, blocks are added in order. It
+// does not depend on how many rows are computed together, on the tile shape or
+// on the thread, so the bits of a row are the same in any batch.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/linear/weight_matrix.h"
+
+namespace ring {
+
+// How the columns of a product are cut. Columns form segments (of one scale
+// column each, for FP8), segments form blocks. A packed row holds every segment
+// padded with zeros to whole groups: the columns that the inner loop takes in
+// one step.
+struct DotLayout {
+  int64_t cols = 0;
+  int64_t segments = 0;
+  int64_t first_segment = 0;  // columns of segment 0
+  int64_t segment = 0;        // columns of the others; the last may have fewer
+  int64_t block_segments = 0;
+  int64_t group_cols = 0;
+  int64_t group_words = 0;   // 32-bit words of a packed row for one group
+  int64_t packed_words = 0;  // 32-bit words of a packed row
+};
+
+// out[i * out_stride + n - n_begin] = x_i . w_n for 0 <= i < rows and
+// n_begin <= n < n_end. Reads no byte of `weight` outside those rows.
+struct DotPanelArgs {
+  const DotLayout* layout = nullptr;
+  const int32_t* const* x = nullptr;  // [rows] packed rows
+  int64_t rows = 0;
+  const WeightMatrix* weight = nullptr;
+  int64_t n_begin = 0;
+  int64_t n_end = 0;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+};
+
+// One pair of activation and weight types on one instruction set.
+struct DotKernel {
+  int group_cols = 0;
+  int group_words = 0;
+  // Fills one packed row from `layout.cols` elements of x.
+  void (*pack)(const DotLayout& layout, const void* x, DType x_dtype,
+               int32_t* packed) = nullptr;
+  void (*panel)(const DotPanelArgs& args) = nullptr;
+};
+
+// The kernels of one instruction set.
+struct DotKernels {
+  DotKernel f32;   // fp32 weights; activations are widened to fp32
+  DotKernel bf16;  // bf16 weights, likewise
+  DotKernel fp8;   // block-FP8 weights, likewise
+  // bf16 weights times bf16 activations in one instruction; panel is null
+  // where there is none, and `bf16` serves.
+  DotKernel bf16_pairs;
+};
+
+// Defined in dot_panel_<isa>.cc. The x86 ones exist on x86-64 builds only.
+extern const DotKernels kPortableDotKernels;
+extern const DotKernels kAvx2DotKernels;
+extern const DotKernels kAvx512DotKernels;
+extern const DotKernels kAvx512Bf16DotKernels;
+
+}  // namespace ring

@@ -1,0 +1,327 @@
+// The template behind dot_panel.h. The including file sets RING_DOT_LANES, the
+// number of fp32 lanes of its vectors, and is compiled for its instruction set.
+//
+// All of it lies in an unnamed namespace and calls no inline function of
+// another header: code made for one instruction set must never be merged by
+// the linker into code that runs on a lesser processor.
+//
+// A step takes one vector of 32-bit words from each weight row. A word holds
+// one fp32, two bf16 or four FP8 weights; "part" p of it is widened with a
+// shift and a mask, so no lane ever moves. Packed activations are laid out to
+// match: [group][part][lane] is column group * lanes * parts + lane * parts +
+// part.
+#pragma once
+
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "kernels/linear/dot_panel.h"
+
+namespace ring {
+namespace {
+
+constexpr int kLanes = RING_DOT_LANES;
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+// The same in memory: any alignment, any type.
+typedef uint32_t StoredWords
+    __attribute__((vector_size(kLanes * 4), aligned(1), may_alias));
+typedef float StoredFloats
+    __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
+
+// Weight bytes of a panel that stay in the second-level cache while all rows
+// pass over them.
+constexpr int64_t kPanelBytes = 192 * 1024;
+// How far ahead of its reads a kernel asks for a weight row's bytes.
+constexpr int64_t kPrefetchBytes = 1024;
+
+inline Words LoadWords(const void* p) {
+  return *static_cast<const StoredWords*>(p);
+}
+inline Floats LoadFloats(const void* p) {
+  return *static_cast<const StoredFloats*>(p);
+}
+
+// a * b + c, rounded once where the instruction set can.
+inline Floats MulAdd(Floats a, Floats b, Floats c) {
+#if RING_DOT_LANES == 16 && defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif RING_DOT_LANES == 8 && defined(__FMA__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// The lanes' sum: neighbours at half the width first.
+inline float SumLanes(Floats v) {
+  float lane[kLanes];
+  std::memcpy(lane, &v, sizeof(v));
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
+  }
+  return lane[0];
+}
+
+struct F32Weights {
+  static constexpr int kParts = 1;
+  static constexpr int64_t kBytes = 4;
+  static constexpr bool kScaled = false;
+  static Floats Widen(Words words, int) { return (Floats)words; }
+};
+
+struct Bf16Weights {
+  static constexpr int kParts = 2;
+  static constexpr int64_t kBytes = 2;
+  static constexpr bool kScaled = false;
+  static Floats Widen(Words words, int part) {
+    return (Floats)(part == 0 ? words << 16 : words & 0xffff0000u);
+  }
+};
+
+// e4m3 has fp32's layout with a narrower exponent: put the fields in place and
+// correct the bias with a multiplication, which is exact for subnormals too.
+struct Fp8Weights {
+  static constexpr int kParts = 4;
+  static constexpr int64_t kBytes = 1;
+  static constexpr bool kScaled = true;
+  static Floats Widen(Words words, int part) {
+    const Ints top = (Ints)(words << (24 - 8 * part));
+    const Ints fields = (top >> 4) & (Ints)(Words{} + 0x87f00000u);
+    const Floats value = (Floats)fields * 0x1p120f;
+    const Ints is_nan = ((top >> 24) & 0x7f) == 0x7f;
+    return (Floats)((Ints)value | is_nan);
+  }
+};
+
+inline int64_t SegmentBegin(const DotLayout& layout, int64_t s) {
+  return s == 0 ? 0 : layout.first_segment + (s - 1) * layout.segment;
+}
+inline int64_t SegmentEnd(const DotLayout& layout, int64_t s) {
+  const int64_t end = SegmentBegin(layout, s + 1);
+  return end < layout.cols ? end : layout.cols;
+}
+inline int64_t PackedWords(const DotLayout& layout, int64_t cols) {
+  return (cols + layout.group_cols - 1) / layout.group_cols *
+         layout.group_words;
+}
+inline int64_t SegmentWord(const DotLayout& layout, int64_t s) {
+  return s == 0 ? 0
+                : PackedWords(layout, layout.first_segment) +
+                      (s - 1) * PackedWords(layout, layout.segment);
+}
+
+// Activations widened to fp32 in the weights' [part][lane] order.
+template <typename Weights>
+struct WidenedMath {
+  static constexpr int kGroupCols = kLanes * Weights::kParts;
+  static constexpr int kGroupWords = kGroupCols;
+
+  static void Pack(const DotLayout& layout, const void* x, DType x_dtype,
+                   int32_t* packed) {
+    for (int64_t s = 0; s < layout.segments; ++s) {
+      const int64_t end = SegmentEnd(layout, s);
+      uint32_t* to =
+          reinterpret_cast<uint32_t*>(packed) + SegmentWord(layout, s);
+      for (int64_t j = SegmentBegin(layout, s); j < end; j += kGroupCols) {
+        const int64_t count = end - j < kGroupCols ? end - j : kGroupCols;
+        uint32_t bits[kGroupCols] = {};
+        if (x_dtype == DType::kBFloat16) {
+          const uint16_t* from = static_cast<const uint16_t*>(x) + j;
+          for (int64_t c = 0; c < count; ++c) {
+            bits[c] = static_cast<uint32_t>(from[c]) << 16;
+          }
+        } else {
+          std::memcpy(bits, static_cast<const float*>(x) + j, count * 4);
+        }
+        for (int part = 0; part < Weights::kParts; ++part) {
+          for (int l = 0; l < kLanes; ++l) {
+            *to++ = bits[l * Weights::kParts + part];
+          }
+        }
+      }
+    }
+  }
+
+  // acc += one group of x times one group of w, for every pair.
+  template <int kM, int kN>
+  static inline __attribute__((always_inline)) void Step(
+      const int32_t* const* x, const char* const* w, const Floats* scale,
+      Floats (&acc)[kM][kN]) {
+#pragma GCC unroll 4
+    for (int part = 0; part < Weights::kParts; ++part) {
+      Floats wide[kN];
+#pragma GCC unroll 16
+      for (int r = 0; r < kN; ++r) {
+        wide[r] = Weights::Widen(LoadWords(w[r]), part);
+        if constexpr (Weights::kScaled) wide[r] *= scale[r];
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kM; ++i) {
+        const Floats xi = LoadFloats(x[i] + part * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) acc[i][r] = MulAdd(xi, wide[r], acc[i][r]);
+      }
+    }
+  }
+};
+
+// What the loops over one panel share.
+template <typename Weights, typename Math>
+class Panel {
+ public:
+  static void Run(const DotPanelArgs& args) {
+    const DotLayout& layout = *args.layout;
+    const int64_t row_bytes = layout.cols * Weights::kBytes + 1;
+    const int64_t fitting = kPanelBytes / row_bytes / kNAlign * kNAlign;
+    const int64_t step =
+        args.rows <= kMaxM || fitting >= args.n_end - args.n_begin
+            ? args.n_end - args.n_begin
+            : (fitting > kNAlign ? fitting : kNAlign);
+    for (int64_t n = args.n_begin; n < args.n_end; n += step) {
+      const int64_t n_end = n + step < args.n_end ? n + step : args.n_end;
+      RunResident(args, n, n_end);
+    }
+  }
+
+ private:
+  static constexpr int kMaxM = 4;
+  static constexpr int kNAlign = 24;
+
+  // Weight rows [n_begin, n_end) fit the cache unless there is one tile of
+  // rows only, which then reads each weight row once from end to end.
+  static void RunResident(const DotPanelArgs& args, int64_t n_begin,
+                          int64_t n_end) {
+    const DotLayout& layout = *args.layout;
+    // One block even if there are no columns: it writes the empty sums.
+    const int64_t segments = layout.segments > 0 ? layout.segments : 1;
+    const int64_t blocks =
+        (segments + layout.block_segments - 1) / layout.block_segments;
+    if (args.rows <= kMaxM) {
+      RunTiles(args, 0, args.rows, n_begin, n_end, 0, blocks);
+      return;
+    }
+    for (int64_t m = 0; m < args.rows; m += kMaxM) {
+      const int64_t rows = args.rows - m < kMaxM ? args.rows - m : kMaxM;
+      for (int64_t block = 0; block < blocks; ++block) {
+        RunTiles(args, m, rows, n_begin, n_end, block, block + 1);
+      }
+    }
+  }
+
+  static void RunTiles(const DotPanelArgs& args, int64_t m, int64_t rows,
+                       int64_t n_begin, int64_t n_end, int64_t block_begin,
+                       int64_t block_end) {
+    switch (rows) {
+      case 1:
+        return TilesOf<1, 8>(args, m, n_begin, n_end, block_begin, block_end);
+      case 2:
+        return TilesOf<2, 6>(args, m, n_begin, n_end, block_begin, block_end);
+      case 3:
+        return TilesOf<3, 4>(args, m, n_begin, n_end, block_begin, block_end);
+      case 4:
+        return TilesOf<4, 3>(args, m, n_begin, n_end, block_begin, block_end);
+    }
+  }
+
+  template <int kM, int kN>
+  static void TilesOf(const DotPanelArgs& args, int64_t m, int64_t n_begin,
+                      int64_t n_end, int64_t block_begin, int64_t block_end) {
+    for (int64_t n = n_begin; n < n_end; n += kN) {
+      for (int64_t block = block_begin; block < block_end; ++block) {
+        Tile<kM, kN>(args, m, n, n_end, block);
+      }
+    }
+  }
+
+  // One block of columns of kM x kN outputs. Weight rows from n_end on are
+  // stand-ins for row n, computed and dropped.
+  template <int kM, int kN>
+  static void Tile(const DotPanelArgs& args, int64_t m, int64_t n,
+                   int64_t n_end, int64_t block) {
+    const DotLayout& layout = *args.layout;
+    const WeightMatrix& weight = *args.weight;
+    int64_t row[kN];
+    const char* row_bytes[kN];
+    for (int r = 0; r < kN; ++r) {
+      row[r] = n + r < n_end ? n + r : n;
+      row_bytes[r] = static_cast<const char*>(weight.data) +
+                     row[r] * weight.row_stride * Weights::kBytes;
+    }
+    Floats acc[kM][kN] = {};
+    const int64_t s_begin = block * layout.block_segments;
+    const int64_t s_limit = s_begin + layout.block_segments;
+    const int64_t s_end = s_limit < layout.segments ? s_limit : layout.segments;
+    for (int64_t s = s_begin; s < s_end; ++s) {
+      const int64_t begin = SegmentBegin(layout, s);
+      const int64_t cols = SegmentEnd(layout, s) - begin;
+      Floats scale[kN];
+      if constexpr (Weights::kScaled) {
+        const int64_t column = (weight.scale_col_offset + begin) / kScaleBlock;
+        for (int r = 0; r < kN; ++r) {
+          scale[r] =
+              Floats{} +
+              weight.scales[weight.row_scale[row[r]] * weight.scale_cols +
+                            column];
+        }
+      }
+      const int32_t* x[kM];
+      const char* w[kN];
+      for (int i = 0; i < kM; ++i) {
+        x[i] = args.x[m + i] + SegmentWord(layout, s);
+      }
+      for (int r = 0; r < kN; ++r)
+        w[r] = row_bytes[r] + begin * Weights::kBytes;
+      const int64_t groups = cols / Math::kGroupCols;
+      for (int64_t g = 0; g < groups; ++g) {
+        Math::template Step<kM, kN>(x, w, scale, acc);
+#pragma GCC unroll 16
+        for (int i = 0; i < kM; ++i) x[i] += Math::kGroupWords;
+#pragma GCC unroll 16
+        for (int r = 0; r < kN; ++r) {
+          w[r] += Math::kGroupCols * Weights::kBytes;
+          if constexpr (kM <= 2) __builtin_prefetch(w[r] + kPrefetchBytes);
+        }
+      }
+      const int64_t rest = cols - groups * Math::kGroupCols;
+      if (rest > 0) {
+        char padded[kN][kLanes * 4] = {};
+        const char* tail[kN];
+        for (int r = 0; r < kN; ++r) {
+          std::memcpy(padded[r], w[r], rest * Weights::kBytes);
+          tail[r] = padded[r];
+        }
+        Math::template Step<kM, kN>(x, tail, scale, acc);
+      }
+    }
+    for (int i = 0; i < kM; ++i) {
+      float* out = args.out + (m + i) * args.out_stride + n - args.n_begin;
+      for (int r = 0; r < kN && n + r < n_end; ++r) {
+        const float sum = SumLanes(acc[i][r]);
+        out[r] = block == 0 ? sum : out[r] + sum;
+      }
+    }
+  }
+};
+
+template <typename Weights, typename Math>
+constexpr DotKernel MakeDotKernel() {
+  return {Math::kGroupCols, Math::kGroupWords, Math::Pack,
+          Panel<Weights, Math>::Run};
+}
+
+constexpr DotKernels kWidenedDotKernels = {
+    MakeDotKernel<F32Weights, WidenedMath<F32Weights>>(),
+    MakeDotKernel<Bf16Weights, WidenedMath<Bf16Weights>>(),
+    MakeDotKernel<Fp8Weights, WidenedMath<Fp8Weights>>(),
+    {}};
+
+}  // namespace
+}  // namespace ring

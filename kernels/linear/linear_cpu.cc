@@ -1,0 +1,75 @@
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/linear/cpu_isa.h"
+#include "kernels/linear/dot_product.h"
+#include "kernels/linear/linear.h"
+#include "kernels/linear/scratch.h"
+
+namespace ring::cpu {
+namespace {
+
+// Rows that are packed at a time, which bounds the scratch memory.
+constexpr int64_t kRowBlock = 256;
+// Weight rows per pass where outputs are narrowed on their way out.
+constexpr int64_t kNarrowStrip = 4 * kDotRowAlign;
+
+// y[i][n] for n in [n_begin, n_end); y is [rows, weight.rows] of y_dtype.
+void StoreProducts(const DotProduct& product, const int32_t* const* x,
+                   int64_t rows, const WeightMatrix& weight, int64_t n_begin,
+                   int64_t n_end, DType y_dtype, void* y) {
+  if (y_dtype == DType::kFloat32) {
+    MultiplyRows(product, x, rows, weight, n_begin, n_end,
+                 static_cast<float*>(y) + n_begin, weight.rows);
+    return;
+  }
+  thread_local Scratch scratch;
+  float* wide = scratch.Get<float>(rows * kNarrowStrip);
+  BFloat16* narrow = static_cast<BFloat16*>(y);
+  for (int64_t n = n_begin; n < n_end; n += kNarrowStrip) {
+    const int64_t count = std::min(kNarrowStrip, n_end - n);
+    MultiplyRows(product, x, rows, weight, n, n + count, wide, count);
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = 0; j < count; ++j) {
+        narrow[i * weight.rows + n + j] = ToBFloat16(wide[i * count + j]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void Linear(const LinearArgs& args, ThreadPool* pool) {
+  const WeightMatrix& weight = args.weight;
+  RING_CHECK(args.y_dtype == DType::kFloat32 ||
+             args.y_dtype == DType::kBFloat16)
+      << Name(args.y_dtype);
+  if (args.rows == 0 || weight.rows == 0) return;
+  const DotProduct product = MakeDotProduct(args.x_dtype, weight);
+  const int64_t words = product.layout.packed_words;
+  thread_local Scratch scratch;
+  int32_t* packed =
+      scratch.Get<int32_t>(std::min(args.rows, kRowBlock) * words);
+  const int32_t* x[kRowBlock];
+  for (int64_t row = 0; row < args.rows; row += kRowBlock) {
+    const int64_t rows = std::min(kRowBlock, args.rows - row);
+    PackRows(product,
+             static_cast<const char*>(args.x) +
+                 row * weight.cols * static_cast<int64_t>(SizeOf(args.x_dtype)),
+             args.x_dtype, rows, packed, pool);
+    for (int64_t i = 0; i < rows; ++i) x[i] = packed + i * words;
+    char* y = static_cast<char*>(args.y) +
+              row * weight.rows * static_cast<int64_t>(SizeOf(args.y_dtype));
+    pool->ParallelFor(
+        weight.rows,
+        DotGrain(weight.rows, rows * weight.rows * weight.cols, kDotRowAlign),
+        [&](int64_t begin, int64_t end) {
+          StoreProducts(product, x, rows, weight, begin, end, args.y_dtype, y);
+        });
+  }
+}
+
+const char* LinearIsaName() { return Name(ActiveCpuIsa()); }
+
+}  // namespace ring::cpu
