@@ -80,6 +80,8 @@ class LoadPlan {
                                          const TensorTable& tensors,
                                          ShardSpec spec);
 
+  const ShardSpec& spec() const { return spec_; }
+
   // What has to be filled in, ordered by `dest`.
   const std::vector<TensorSlice>& slices() const { return slices_; }
   // Memory of the shard, and what of it comes out of files.

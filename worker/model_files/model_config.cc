@@ -9,161 +9,17 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "worker/model_files/config_fields.h"
 
 namespace ring {
 namespace {
 
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
-constexpr size_t kMaxReportedValue = 120;
 
 // Far above any model of the family and low enough that no product of two of
 // them times an element size overflows 64 bits.
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxTokens = int64_t{1} << 28;
-
-// Strings in a file may be no UTF-8; the default dump() would throw.
-std::string ToText(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > kMaxReportedValue) {
-    text.resize(kMaxReportedValue);
-    text += "...";
-  }
-  return text;
-}
-
-// Takes the fields of one JSON object one by one and notes what each became.
-// A null counts as absent, as in the Hugging Face readers. After an error the
-// getters return a value of no meaning; Finish() tells.
-class FieldReader {
- public:
-  // `prefix` stands before every name in errors: "", "rope_scaling.".
-  FieldReader(const Json& object, std::string prefix, ModelConfigFile* report,
-              std::vector<std::string>* errors)
-      : object_(object),
-        prefix_(std::move(prefix)),
-        report_(report),
-        errors_(errors) {}
-
-  // Null when absent.
-  const Json* Find(const std::string& name) {
-    taken_.push_back(name);
-    const auto it = object_.find(name);
-    if (it == object_.end() || it->is_null()) return nullptr;
-    return &*it;
-  }
-  bool Has(const std::string& name) const {
-    const auto it = object_.find(name);
-    return it != object_.end() && !it->is_null();
-  }
-
-  // Without a fallback the field is required.
-  int64_t Int(const std::string& name, int64_t low, int64_t high,
-              std::optional<int64_t> fallback = std::nullopt) {
-    const Json* value = Find(name);
-    if (value == nullptr) return Absent(name, fallback).value_or(low);
-    // Unsigned values above the signed range would wrap to negative ones,
-    // which the range refuses as well.
-    if (!value->is_number_integer() || value->get<int64_t>() < low ||
-        value->get<int64_t>() > high) {
-      Refuse(name, *value, absl::StrCat("an integer from ", low, " to ", high));
-      return low;
-    }
-    Note(name, ToText(*value), ConfigField::Use::kRead);
-    return value->get<int64_t>();
-  }
-
-  double Number(const std::string& name, double low, double high,
-                std::optional<double> fallback = std::nullopt) {
-    const Json* value = Find(name);
-    if (value == nullptr) return Absent(name, fallback).value_or(low);
-    if (!value->is_number() || !(value->get<double>() >= low) ||
-        !(value->get<double>() <= high)) {
-      Refuse(name, *value, absl::StrCat("a number from ", low, " to ", high));
-      return low;
-    }
-    Note(name, ToText(*value), ConfigField::Use::kRead);
-    return value->get<double>();
-  }
-
-  bool Bool(const std::string& name,
-            std::optional<bool> fallback = std::nullopt) {
-    const Json* value = Find(name);
-    if (value == nullptr) return Absent(name, fallback).value_or(false);
-    if (!value->is_boolean()) {
-      Refuse(name, *value, "true or false");
-      return false;
-    }
-    Note(name, ToText(*value), ConfigField::Use::kRead);
-    return value->get<bool>();
-  }
-
-  // A switch of which one setting is implemented. Absent means that setting.
-  void Only(const std::string& name, const Json& supported) {
-    const Json* value = Find(name);
-    if (value == nullptr) {
-      Note(name, ToText(supported), ConfigField::Use::kDefault);
-    } else if (*value == supported) {
-      Note(name, ToText(*value), ConfigField::Use::kRead);
-    } else {
-      Refuse(name, *value, ToText(supported));
-    }
-  }
-
-  void Ignore(const std::string& name) {
-    if (const Json* value = Find(name)) {
-      Note(name, ToText(*value), ConfigField::Use::kIgnored);
-    }
-  }
-
-  // Everything that was not asked for: a warning, or an error where an
-  // unknown entry may change the arithmetic.
-  void Rest(bool refuse) {
-    for (const auto& [name, value] : object_.items()) {
-      if (std::find(taken_.begin(), taken_.end(), name) != taken_.end()) {
-        continue;
-      }
-      if (refuse) {
-        Refuse(name, value, "no such field");
-        continue;
-      }
-      Note(name, ToText(value), ConfigField::Use::kUnknown);
-      report_->warnings.push_back(
-          absl::StrCat("config.json: ", prefix_, name, " = ", ToText(value),
-                       " is not known and has no effect"));
-    }
-  }
-
-  void Note(const std::string& name, std::string value, ConfigField::Use use) {
-    report_->fields.push_back(
-        {absl::StrCat(prefix_, name), std::move(value), use});
-  }
-  void Refuse(const std::string& name, const Json& value,
-              const std::string& supported) {
-    errors_->push_back(absl::StrCat(prefix_, name, " = ", ToText(value),
-                                    " is not supported (supported: ", supported,
-                                    ")"));
-  }
-  void Missing(const std::string& name) {
-    errors_->push_back(absl::StrCat(prefix_, name, " is missing"));
-  }
-
- private:
-  template <typename T>
-  std::optional<T> Absent(const std::string& name, std::optional<T> fallback) {
-    if (fallback.has_value()) {
-      Note(name, ToText(Json(*fallback)), ConfigField::Use::kDefault);
-    } else {
-      Missing(name);
-    }
-    return fallback;
-  }
-
-  const Json& object_;
-  const std::string prefix_;
-  ModelConfigFile* const report_;
-  std::vector<std::string>* const errors_;
-  std::vector<std::string> taken_;
-};
 
 void ReadArchitecture(FieldReader& reader) {
   const std::string supported = "BailingMoeLinearV2ForCausalLM";
@@ -172,7 +28,7 @@ void ReadArchitecture(FieldReader& reader) {
                     std::find(value->begin(), value->end(), Json(supported)) !=
                         value->end();
     if (ok) {
-      reader.Note("architectures", ToText(*value), ConfigField::Use::kRead);
+      reader.Note("architectures", ValueText(*value), ConfigField::Use::kRead);
     } else {
       reader.Refuse("architectures", *value, supported);
     }
@@ -227,7 +83,7 @@ void ReadExperts(FieldReader& reader, ModelConfig* config,
       reader.Int("moe_intermediate_size", 1, kMaxWidth);
   config->n_group = static_cast<int>(reader.Int("n_group", 1, 65536));
   config->topk_group = static_cast<int>(reader.Int("topk_group", 1, 65536));
-  reader.Only("norm_topk_prob", true);
+  config->norm_topk_prob = reader.Bool("norm_topk_prob", true);
   config->routed_scaling_factor =
       static_cast<float>(reader.Number("routed_scaling_factor", 1e-6, 1e6));
   reader.Only("score_function", "sigmoid");
@@ -237,10 +93,10 @@ void ReadExperts(FieldReader& reader, ModelConfig* config,
   reader.Only("moe_router_enable_shared_expert", true);
   const std::string name = "moe_shared_expert_intermediate_size";
   if (const Json* value = reader.Find(name)) {
-    reader.Note(name, ToText(*value), ConfigField::Use::kIgnored);
+    reader.Note(name, ValueText(*value), ConfigField::Use::kIgnored);
     if (*value != Json(config->shared_expert_size())) {
       report->warnings.push_back(absl::StrCat(
-          "config.json: ", name, " = ", ToText(*value),
+          "config.json: ", name, " = ", ValueText(*value),
           " is not used; moe_intermediate_size x num_shared_experts = ",
           config->shared_expert_size(), " is"));
     }
@@ -291,7 +147,7 @@ void ReadYarn(FieldReader& reader, ModelConfig* config, ModelConfigFile* report,
       yarn.Number("attn_factor", 1e-3, 1e3, scaling.attn_factor);
   scaling.extrapolation_factor =
       yarn.Number("extrapolation_factor", 0, 1, scaling.extrapolation_factor);
-  yarn.Rest(/*refuse=*/true);
+  yarn.RefuseRest();
   config->rope_scaling = scaling;
 }
 
@@ -321,7 +177,7 @@ void ReadQuantization(FieldReader& reader, ModelConfig* config,
     fp8.Refuse("quant_method", *method, supported);
     return;
   }
-  fp8.Note("quant_method", ToText(*method), ConfigField::Use::kRead);
+  fp8.Note("quant_method", ValueText(*method), ConfigField::Use::kRead);
   fp8.Only("fmt", "e4m3");
   fp8.Only("activation_scheme", "dynamic");
   if (!fp8.Has("weight_block_size")) fp8.Missing("weight_block_size");
@@ -329,7 +185,7 @@ void ReadQuantization(FieldReader& reader, ModelConfig* config,
   // Which matrices are quantised is decided per tensor, by its scales.
   fp8.Ignore("modules_to_not_convert");
   fp8.Ignore("ignored_layers");
-  fp8.Rest(/*refuse=*/false);
+  fp8.WarnAboutRest();
   config->quantization = Quantization::kBlockFp8;
 }
 
@@ -346,7 +202,7 @@ void ReadTokenIds(FieldReader& reader, ModelConfig* config) {
       }
       config->eos_token_ids.push_back(id.get<int64_t>());
     }
-    reader.Note("eos_token_id", ToText(*value), ConfigField::Use::kRead);
+    reader.Note("eos_token_id", ValueText(*value), ConfigField::Use::kRead);
   }
   reader.Ignore("bos_token_id");
   reader.Ignore("pad_token_id");
@@ -442,7 +298,7 @@ absl::StatusOr<ModelConfigFile> ParseModelConfig(const Json& json) {
   ReadTokenIds(reader, &file.config);
   ReadQuantization(reader, &file.config, &file, &errors);
   ReadSwitches(reader);
-  reader.Rest(/*refuse=*/false);
+  reader.WarnAboutRest();
   RING_RETURN_IF_ERROR(ToStatus(errors));
   CheckTogether(file.config, &errors);
   RING_RETURN_IF_ERROR(ToStatus(errors));
