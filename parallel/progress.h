@@ -50,4 +50,20 @@ struct Progress {
   void EnterIdle() { phase.store(Phase::kIdle, std::memory_order_relaxed); }
 };
 
+// Publishes one collective for the length of a scope. `progress` may be null.
+class CollectiveScope {
+ public:
+  explicit CollectiveScope(Progress* progress) : progress_(progress) {
+    if (progress_ != nullptr) progress_->BeginCollective();
+  }
+  ~CollectiveScope() {
+    if (progress_ != nullptr) progress_->EndCollective();
+  }
+  CollectiveScope(const CollectiveScope&) = delete;
+  CollectiveScope& operator=(const CollectiveScope&) = delete;
+
+ private:
+  Progress* const progress_;
+};
+
 }  // namespace ring

@@ -23,7 +23,7 @@ class ThreadGroup;
 //
 //   ThreadWorld world(/*tp=*/2, /*dp=*/2);
 //   // thread of `rank`:
-//   auto control = world.Control(rank);
+//   auto control = world.Control(rank, &progress);
 //   auto axes = world.Communicators(mesh, options);
 //
 // Ends of one rank are taken once. Thread-safe; outlives all of them.
@@ -32,9 +32,11 @@ class ThreadWorld {
   ThreadWorld(int tp, int dp);
   ~ThreadWorld();
 
-  // DEADLINE_EXCEEDED is returned by calls that wait longer than `deadline`.
+  // `progress` may be null; it outlives the channel. Calls that wait longer
+  // than `deadline` return DEADLINE_EXCEEDED.
   std::unique_ptr<ControlChannel> Control(
-      int rank, std::chrono::milliseconds deadline = std::chrono::minutes(1));
+      int rank, Progress* progress,
+      std::chrono::milliseconds deadline = std::chrono::minutes(1));
 
   absl::StatusOr<MeshCommunicators> Communicators(
       const Mesh& mesh, const HostCommunicator::Options& options);
