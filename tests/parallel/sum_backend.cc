@@ -71,6 +71,7 @@ class SumBackend final : public Backend {
   void Embedding(const EmbeddingArgs&) override { Unused(); }
   void GatherRows(const GatherRowsArgs&) override { Unused(); }
   void LocalExperts(const LocalExpertsArgs&) override { Unused(); }
+  void ScatterInts(const ScatterIntsArgs&) override { Unused(); }
   void RopeTable(const RopeTableArgs&) override { Unused(); }
   void Linear(const LinearArgs&) override { Unused(); }
   void PagedAttention(const PagedAttentionArgs&) override { Unused(); }
