@@ -322,6 +322,7 @@ const std::vector<CollectiveCase>& CollectiveCases() {
       {"GroupScale", ReduceRowsScalesByNormGroups},
       {"Sequence", CollectivesInARowDoNotMix},
       {"Control", ControlChannelCarriesMessagesOfAnyLength},
+      {"TokenExchange", TokenExchangeEqualsLocalExperts},
   };
   return *cases;
 }

@@ -22,4 +22,8 @@ struct CollectiveCase {
 // Every expected value is computed from (rank, row, column).
 const std::vector<CollectiveCase>& CollectiveCases();
 
+// In a file of its own.
+void TokenExchangeEqualsLocalExperts(Communicator* world,
+                                     ControlChannel* control);
+
 }  // namespace ring
