@@ -10,17 +10,23 @@
 namespace ring {
 
 struct DenseFfnArgs;
+struct DrawTokensArgs;
 struct EmbeddingArgs;
+struct FinishTokensArgs;
 struct GatherRowsArgs;
 struct GroupedFfnArgs;
 struct LightningAttentionArgs;
 struct LinearArgs;
 struct LocalExpertsArgs;
+struct LogitStatsArgs;
+struct MergeStatsArgs;
 struct MoeRoutingArgs;
+struct NarrowThresholdArgs;
 struct PagedAttentionArgs;
 struct ResidualNormArgs;
 struct RopeTableArgs;
 struct ScatterIntsArgs;
+struct ThresholdHistogramArgs;
 
 // Device memory. Freed with its backend still alive.
 class DeviceBuffer {
@@ -83,6 +89,12 @@ class Backend {
   virtual void MoeRouting(const MoeRoutingArgs& args) = 0;
   virtual void DenseFfn(const DenseFfnArgs& args) = 0;
   virtual void GroupedFfn(const GroupedFfnArgs& args) = 0;
+  virtual void LogitStats(const LogitStatsArgs& args) = 0;
+  virtual void MergeStats(const MergeStatsArgs& args) = 0;
+  virtual void ThresholdHistogram(const ThresholdHistogramArgs& args) = 0;
+  virtual void NarrowThreshold(const NarrowThresholdArgs& args) = 0;
+  virtual void DrawTokens(const DrawTokensArgs& args) = 0;
+  virtual void FinishTokens(const FinishTokensArgs& args) = 0;
 };
 
 }  // namespace ring

@@ -15,6 +15,7 @@
 #include "kernels/norm/residual_norm.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
+#include "kernels/sampling/sampling.h"
 
 namespace ring {
 namespace {
@@ -105,6 +106,24 @@ class CpuBackend final : public Backend {
   }
   void GroupedFfn(const GroupedFfnArgs& args) override {
     cpu::GroupedFfn(args, &pool_);
+  }
+  void LogitStats(const LogitStatsArgs& args) override {
+    cpu::LogitStats(args, &pool_);
+  }
+  void MergeStats(const MergeStatsArgs& args) override {
+    cpu::MergeStats(args, &pool_);
+  }
+  void ThresholdHistogram(const ThresholdHistogramArgs& args) override {
+    cpu::ThresholdHistogram(args, &pool_);
+  }
+  void NarrowThreshold(const NarrowThresholdArgs& args) override {
+    cpu::NarrowThreshold(args, &pool_);
+  }
+  void DrawTokens(const DrawTokensArgs& args) override {
+    cpu::DrawTokens(args, &pool_);
+  }
+  void FinishTokens(const FinishTokensArgs& args) override {
+    cpu::FinishTokens(args, &pool_);
   }
 
  private:

@@ -24,8 +24,8 @@ enum class Isa {
   kAvx512,    // 16 lanes: F, BW, DQ, VL
 };
 
-// The best of them that this processor has.
-Isa HostIsa();
+// The one that ActiveCpuIsa (kernels/linear/cpu_isa.h) allows.
+Isa ActiveIsa();
 
 namespace internal {
 
@@ -63,7 +63,7 @@ void DispatchTo([[maybe_unused]] Isa isa, Args... args) {
 
 template <typename Kernel, typename... Args>
 void Dispatch(Args... args) {
-  DispatchTo<Kernel, Args...>(HostIsa(), args...);
+  DispatchTo<Kernel, Args...>(ActiveIsa(), args...);
 }
 
 }  // namespace ring::simd

@@ -95,6 +95,6 @@ void SmallGemm(Isa isa, const SmallGemmArgs& args) {
   DispatchTo<SmallGemmKernel>(isa, &args);
 }
 
-void SmallGemm(const SmallGemmArgs& args) { SmallGemm(HostIsa(), args); }
+void SmallGemm(const SmallGemmArgs& args) { SmallGemm(ActiveIsa(), args); }
 
 }  // namespace ring::simd

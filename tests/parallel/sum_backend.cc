@@ -79,6 +79,12 @@ class SumBackend final : public Backend {
   void MoeRouting(const MoeRoutingArgs&) override { Unused(); }
   void DenseFfn(const DenseFfnArgs&) override { Unused(); }
   void GroupedFfn(const GroupedFfnArgs&) override { Unused(); }
+  void LogitStats(const LogitStatsArgs&) override { Unused(); }
+  void MergeStats(const MergeStatsArgs&) override { Unused(); }
+  void ThresholdHistogram(const ThresholdHistogramArgs&) override { Unused(); }
+  void NarrowThreshold(const NarrowThresholdArgs&) override { Unused(); }
+  void DrawTokens(const DrawTokensArgs&) override { Unused(); }
+  void FinishTokens(const FinishTokensArgs&) override { Unused(); }
 
  private:
   static void Unused() { RING_CHECK(false) << "an op that only models use"; }
