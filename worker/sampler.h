@@ -1,0 +1,68 @@
+// Draws the step's tokens from logits whose vocabulary is sliced over tp.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kernels/backend.h"
+#include "kernels/sampling/sampling.h"
+#include "parallel/communicator.h"
+
+namespace ring {
+
+// Greedy or Gumbel-max sampling with temperature, top-k, top-p and min-p; the
+// contract of the arithmetic is in kernels/sampling/sampling.h. Tokens do not
+// depend on how the vocabulary is sliced, nor on the other rows.
+//
+// All ranks of `tp` call Sample with the same rows. The collectives it makes
+// depend on the rows' parameters alone: 1 gather if all rows are greedy, else
+// 2, and 4 more for top-k and for top-p each if any row uses it; none without
+// rows. Confined to the engine thread.
+class Sampler {
+ public:
+  struct Options {
+    int64_t max_rows = 0;     // of one call
+    int32_t vocab_begin = 0;  // first id of this rank's slice
+    int64_t local_vocab = 0;  // columns of the logits
+  };
+
+  // Allocates all it needs. `backend` and `tp` are borrowed and outlive the
+  // sampler. RESOURCE_EXHAUSTED if the buffers do not fit the device.
+  static absl::StatusOr<std::unique_ptr<Sampler>> Create(const Options& options,
+                                                         Backend* backend,
+                                                         Communicator* tp);
+
+  // Draws one token a row.
+  //   logits: [rows.size(), local_vocab] fp32, device
+  //   rows:   host, REQUIRES at most max_rows
+  //   num_token_ids: ids from here on are never drawn
+  //   tokens: [rows.size()] host; id -1 marks a row whose logits are no
+  //           numbers, which the engine answers for
+  //   ids:    [rows.size()] device, the tokens' ids alone
+  // Everything is done on return.
+  void Sample(const float* logits, absl::Span<const SamplingRow> rows,
+              int32_t num_token_ids, SampledToken* tokens, int32_t* ids);
+
+ private:
+  Sampler(const Options& options, Backend* backend, Communicator* tp)
+      : options_(options), backend_(backend), tp_(tp) {}
+
+  // Finds the threshold of one filter in rounds of 8 key bits.
+  void Narrow(const LogitsSlice& slice, ThresholdKind kind);
+
+  const Options options_;
+  Backend* const backend_;
+  Communicator* const tp_;
+
+  // Device, each of max_rows entries a rank where ranks are gathered.
+  std::unique_ptr<DeviceBuffer> params_;      // SamplingRow [rows]
+  std::unique_ptr<DeviceBuffer> part_;        // what this rank sends
+  std::unique_ptr<DeviceBuffer> gathered_;    // [ranks] of that
+  std::unique_ptr<DeviceBuffer> stats_;       // RowStats [rows]
+  std::unique_ptr<DeviceBuffer> thresholds_;  // Threshold [rows]
+  std::unique_ptr<DeviceBuffer> tokens_;      // SampledToken [rows]
+};
+
+}  // namespace ring
