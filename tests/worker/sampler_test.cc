@@ -93,9 +93,9 @@ Outcome SampleSliced(const std::vector<std::vector<float>>& logits,
       }
       const std::unique_ptr<Backend> backend = MakeCpuBackend(1);
       TestCommunicator tp(&meeting, rank);
-      auto sampler = Sampler::Create({static_cast<int64_t>(rows.size()),
-                                      cuts[rank], columns, num_token_ids},
-                                     backend.get(), &tp);
+      auto sampler = Sampler::Create(
+          {static_cast<int64_t>(rows.size()), cuts[rank], columns},
+          backend.get(), &tp);
       ASSERT_TRUE(sampler.ok());
       Outcome& o = outcomes[rank];
       o.tokens.resize(rows.size());
