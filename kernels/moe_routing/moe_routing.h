@@ -21,6 +21,7 @@ struct MoeRoutingArgs {
   const void* x = nullptr;  // [rows, hidden] bf16 or fp32
   DType x_dtype = DType::kFloat32;
   int64_t rows = 0;
+  int64_t decode_rows = 0;             // as in LinearArgs, for x W^T
   WeightMatrix router;                 // [num_experts, hidden] fp32 or bf16
   const float* expert_bias = nullptr;  // [num_experts], null: no bias
   int num_experts = 0;

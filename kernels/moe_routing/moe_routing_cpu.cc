@@ -10,7 +10,7 @@
 namespace ring::cpu {
 namespace {
 
-constexpr float kClosed = -std::numeric_limits<float>::infinity();
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr int64_t kRowGrain = 4;
 
 // Scratch of one row.
@@ -18,13 +18,15 @@ struct RowScores {
   explicit RowScores(const MoeRoutingArgs& args)
       : score(args.num_experts),
         choice(args.num_experts),
+        taken(args.num_experts),
         group(args.n_group),
         group_open(args.n_group) {}
 
-  std::vector<float> score;   // [num_experts] p
-  std::vector<float> choice;  // [num_experts] c, then -inf where not eligible
-  std::vector<float> group;   // [n_group] sum of the two largest c
-  std::vector<char> group_open;
+  std::vector<float> score;      // [num_experts] p
+  std::vector<float> choice;     // [num_experts] c
+  std::vector<char> taken;       // [num_experts]
+  std::vector<float> group;      // [n_group] sum of the two largest c
+  std::vector<char> group_open;  // [n_group]
 };
 
 // Index of the first largest value that is not yet taken; -1 if none is left.
@@ -43,8 +45,8 @@ int FirstLargest(const std::vector<float>& values, IsFree is_free) {
 }
 
 float SumOfTwoLargest(const float* c, int n) {
-  float first = kClosed;
-  float second = kClosed;
+  float first = kLowest;
+  float second = kLowest;
   for (int i = 0; i < n; ++i) {
     if (c[i] > first) {
       second = first;
@@ -79,14 +81,13 @@ void RouteRow(const MoeRoutingArgs& args, const float* logits, int32_t* experts,
   OpenGroups(args, row);
 
   const int width = args.num_experts / args.n_group;
-  std::vector<float>& choice = row->choice;
-  std::vector<char> taken(args.num_experts);
+  row->taken.assign(args.num_experts, 0);
   float sum = 0;
   for (int slot = 0; slot < args.top_k; ++slot) {
-    const int e = FirstLargest(choice, [&](int candidate) {
-      return row->group_open[candidate / width] && !taken[candidate];
+    const int e = FirstLargest(row->choice, [&](int candidate) {
+      return row->group_open[candidate / width] && !row->taken[candidate];
     });
-    taken[e] = 1;
+    row->taken[e] = 1;
     experts[slot] = e;
     weights[slot] = row->score[e];
     sum += row->score[e];
@@ -107,6 +108,7 @@ void MoeRouting(const MoeRoutingArgs& args, ThreadPool* pool) {
   linear.x = args.x;
   linear.x_dtype = args.x_dtype;
   linear.rows = args.rows;
+  linear.decode_rows = args.decode_rows;
   linear.weight = args.router;
   linear.y = args.logits;
   linear.y_dtype = DType::kFloat32;
