@@ -26,9 +26,11 @@ struct DotLayout {
   int64_t first_segment = 0;  // columns of segment 0
   int64_t segment = 0;        // columns of the others; the last may have fewer
   int64_t block_segments = 0;
-  int64_t group_cols = 0;
-  int64_t group_words = 0;   // 32-bit words of a packed row for one group
-  int64_t packed_words = 0;  // 32-bit words of a packed row
+  // 32-bit words of a packed row: of segment 0, of any other whole segment, of
+  // all.
+  int64_t first_words = 0;
+  int64_t segment_words = 0;
+  int64_t packed_words = 0;
 };
 
 // out[i * out_stride + n - n_begin] = x_i . w_n for 0 <= i < rows and
@@ -46,8 +48,8 @@ struct DotPanelArgs {
 
 // One pair of activation and weight types on one instruction set.
 struct DotKernel {
-  int group_cols = 0;
-  int group_words = 0;
+  int group_cols = 0;   // columns of a group
+  int group_words = 0;  // 32-bit words that hold them in a packed row
   // Fills one packed row from `layout.cols` elements of x.
   void (*pack)(const DotLayout& layout, const void* x, DType x_dtype,
                int32_t* packed) = nullptr;

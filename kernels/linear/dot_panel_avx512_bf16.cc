@@ -19,7 +19,8 @@ struct PairMath {
       const int64_t begin = SegmentBegin(layout, s);
       const int64_t cols = SegmentEnd(layout, s) - begin;
       int32_t* to = packed + SegmentWord(layout, s);
-      std::memset(to, 0, PackedWords(layout, cols) * 4);
+      std::memset(to, 0,
+                  (cols + kGroupCols - 1) / kGroupCols * kGroupWords * 4);
       std::memcpy(to, static_cast<const uint16_t*>(x) + begin, cols * 2);
     }
   }

@@ -34,12 +34,17 @@ typedef uint32_t StoredWords
 typedef float StoredFloats
     __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
+// Accumulators, activations, a weight vector and its mask share the registers;
+// a tile that needs one more runs at half the speed.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kManyRegisters = true;  // 32
+#else
+constexpr bool kManyRegisters = false;  // 16
+#endif
+
 // Weight bytes of a panel that stay in the second-level cache while all rows
 // pass over them.
 constexpr int64_t kPanelBytes = 192 * 1024;
-// How far ahead of its reads a kernel asks for a weight row's bytes.
-constexpr int64_t kPrefetchBytes = 1024;
-
 inline Words LoadWords(const void* p) {
   return *static_cast<const StoredWords*>(p);
 }
@@ -58,17 +63,39 @@ inline Floats MulAdd(Floats a, Floats b, Floats c) {
 #endif
 }
 
-// The lanes' sum: neighbours at half the width first.
-inline float SumLanes(Floats v) {
-  float lane[kLanes];
-  std::memcpy(lane, &v, sizeof(v));
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-    for (int l = 0; l < half; ++l) lane[l] += lane[l + half];
-  }
-  return lane[0];
+// Makes the compiler hold v in a register. Left alone it reads a vector that
+// several instructions use again from memory for each of them, and the loads
+// become the limit.
+inline void KeepInRegister(Floats& v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  (void)v;
+#endif
 }
+
+typedef float Quad __attribute__((vector_size(16)));
+
+inline float SumLanes(Quad v) {
+  const Quad pairs = v + __builtin_shufflevector(v, v, 2, 3, 2, 3);
+  return pairs[0] + pairs[1];
+}
+#if RING_DOT_LANES >= 8
+typedef float Octet __attribute__((vector_size(32)));
+
+inline float SumLanes(Octet v) {
+  return SumLanes(__builtin_shufflevector(v, v, 0, 1, 2, 3) +
+                  __builtin_shufflevector(v, v, 4, 5, 6, 7));
+}
+#endif
+#if RING_DOT_LANES == 16
+inline float SumLanes(Floats v) {
+  return SumLanes(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                  __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+#endif
 
 struct F32Weights {
   static constexpr int kParts = 1;
@@ -108,14 +135,8 @@ inline int64_t SegmentEnd(const DotLayout& layout, int64_t s) {
   const int64_t end = SegmentBegin(layout, s + 1);
   return end < layout.cols ? end : layout.cols;
 }
-inline int64_t PackedWords(const DotLayout& layout, int64_t cols) {
-  return (cols + layout.group_cols - 1) / layout.group_cols *
-         layout.group_words;
-}
 inline int64_t SegmentWord(const DotLayout& layout, int64_t s) {
-  return s == 0 ? 0
-                : PackedWords(layout, layout.first_segment) +
-                      (s - 1) * PackedWords(layout, layout.segment);
+  return s == 0 ? 0 : layout.first_words + (s - 1) * layout.segment_words;
 }
 
 // Activations widened to fp32 in the weights' [part][lane] order.
@@ -157,34 +178,38 @@ struct WidenedMath {
       Floats (&acc)[kM][kN]) {
 #pragma GCC unroll 4
     for (int part = 0; part < Weights::kParts; ++part) {
-      Floats wide[kN];
-#pragma GCC unroll 16
-      for (int r = 0; r < kN; ++r) {
-        wide[r] = Weights::Widen(LoadWords(w[r]), part);
-        if constexpr (Weights::kScaled) wide[r] *= scale[r];
-      }
+      Floats wide_x[kM];
 #pragma GCC unroll 16
       for (int i = 0; i < kM; ++i) {
-        const Floats xi = LoadFloats(x[i] + part * kLanes);
+        wide_x[i] = LoadFloats(x[i] + part * kLanes);
+        KeepInRegister(wide_x[i]);
+      }
 #pragma GCC unroll 16
-        for (int r = 0; r < kN; ++r) acc[i][r] = MulAdd(xi, wide[r], acc[i][r]);
+      for (int r = 0; r < kN; ++r) {
+        Floats wide_w = Weights::Widen(LoadWords(w[r]), part);
+        if constexpr (Weights::kScaled) wide_w *= scale[r];
+#pragma GCC unroll 16
+        for (int i = 0; i < kM; ++i) {
+          acc[i][r] = MulAdd(wide_x[i], wide_w, acc[i][r]);
+        }
       }
     }
   }
 };
 
-// What the loops over one panel share.
+// The loops of one call, down to tiles of rows x weight rows.
 template <typename Weights, typename Math>
 class Panel {
  public:
   static void Run(const DotPanelArgs& args) {
-    const DotLayout& layout = *args.layout;
-    const int64_t row_bytes = layout.cols * Weights::kBytes + 1;
-    const int64_t fitting = kPanelBytes / row_bytes / kNAlign * kNAlign;
-    const int64_t step =
-        args.rows <= kMaxM || fitting >= args.n_end - args.n_begin
-            ? args.n_end - args.n_begin
-            : (fitting > kNAlign ? fitting : kNAlign);
+    // Weight rows that stay in the cache while all rows pass over them. A
+    // single tile of rows reads every weight row once, from end to end.
+    int64_t step = args.n_end - args.n_begin;
+    if (args.rows > kMaxM) {
+      const int64_t row_bytes = args.layout->cols * Weights::kBytes + 1;
+      const int64_t fitting = kPanelBytes / row_bytes / kNAlign * kNAlign;
+      step = fitting > kNAlign ? fitting : kNAlign;
+    }
     for (int64_t n = args.n_begin; n < args.n_end; n += step) {
       const int64_t n_end = n + step < args.n_end ? n + step : args.n_end;
       RunResident(args, n, n_end);
@@ -195,8 +220,17 @@ class Panel {
   static constexpr int kMaxM = 4;
   static constexpr int kNAlign = 24;
 
-  // Weight rows [n_begin, n_end) fit the cache unless there is one tile of
-  // rows only, which then reads each weight row once from end to end.
+  // Tiles of `rows` rows from row m on, over a range of weight rows and of
+  // blocks of columns.
+  struct Strip {
+    int64_t m;
+    int64_t rows;
+    int64_t n_begin;
+    int64_t n_end;
+    int64_t block_begin;
+    int64_t block_end;
+  };
+
   static void RunResident(const DotPanelArgs& args, int64_t n_begin,
                           int64_t n_end) {
     const DotLayout& layout = *args.layout;
@@ -205,55 +239,63 @@ class Panel {
     const int64_t blocks =
         (segments + layout.block_segments - 1) / layout.block_segments;
     if (args.rows <= kMaxM) {
-      RunTiles(args, 0, args.rows, n_begin, n_end, 0, blocks);
+      RunStrip(args, {0, args.rows, n_begin, n_end, 0, blocks});
       return;
     }
-    for (int64_t m = 0; m < args.rows; m += kMaxM) {
-      const int64_t rows = args.rows - m < kMaxM ? args.rows - m : kMaxM;
+    int64_t rows = 0;
+    for (int64_t m = 0; m < args.rows; m += rows) {
+      // Equal tiles: five rows are three and two, not four and one.
+      const int64_t rest = args.rows - m;
+      const int64_t tiles = (rest + kMaxM - 1) / kMaxM;
+      rows = (rest + tiles - 1) / tiles;
+      // A block of the rows stays in the first-level cache.
       for (int64_t block = 0; block < blocks; ++block) {
-        RunTiles(args, m, rows, n_begin, n_end, block, block + 1);
+        RunStrip(args, {m, rows, n_begin, n_end, block, block + 1});
       }
     }
   }
 
-  static void RunTiles(const DotPanelArgs& args, int64_t m, int64_t rows,
-                       int64_t n_begin, int64_t n_end, int64_t block_begin,
-                       int64_t block_end) {
-    switch (rows) {
+  static void RunStrip(const DotPanelArgs& args, const Strip& strip) {
+    switch (strip.rows) {
       case 1:
-        return TilesOf<1, 8>(args, m, n_begin, n_end, block_begin, block_end);
+        return Tiles<1, 4>(args, strip);
       case 2:
-        return TilesOf<2, 6>(args, m, n_begin, n_end, block_begin, block_end);
+        return Tiles<2, 4>(args, strip);
       case 3:
-        return TilesOf<3, 4>(args, m, n_begin, n_end, block_begin, block_end);
+        return Tiles<3, (kManyRegisters ? 6 : 3)>(args, strip);
       case 4:
-        return TilesOf<4, 3>(args, m, n_begin, n_end, block_begin, block_end);
+        return Tiles<4, (kManyRegisters ? 6 : 2)>(args, strip);
     }
   }
 
   template <int kM, int kN>
-  static void TilesOf(const DotPanelArgs& args, int64_t m, int64_t n_begin,
-                      int64_t n_end, int64_t block_begin, int64_t block_end) {
-    for (int64_t n = n_begin; n < n_end; n += kN) {
-      for (int64_t block = block_begin; block < block_end; ++block) {
-        Tile<kM, kN>(args, m, n, n_end, block);
+  static void Tiles(const DotPanelArgs& args, const Strip& strip) {
+    for (int64_t n = strip.n_begin; n < strip.n_end; n += kN) {
+      for (int64_t b = strip.block_begin; b < strip.block_end; ++b) {
+        // The first rows meet weights that lie in memory, the others find
+        // them in the cache.
+        if (strip.m == 0) {
+          Tile<kM, kN, true>(args, strip, n, b);
+        } else {
+          Tile<kM, kN, false>(args, strip, n, b);
+        }
       }
     }
   }
 
-  // One block of columns of kM x kN outputs. Weight rows from n_end on are
-  // stand-ins for row n, computed and dropped.
-  template <int kM, int kN>
-  static void Tile(const DotPanelArgs& args, int64_t m, int64_t n,
-                   int64_t n_end, int64_t block) {
+  // One block of columns of kM x kN outputs. Weight rows past the strip's end
+  // are stand-ins for row n, computed and dropped.
+  template <int kM, int kN, bool kPrefetch>
+  static void Tile(const DotPanelArgs& args, const Strip& strip, int64_t n,
+                   int64_t block) {
     const DotLayout& layout = *args.layout;
     const WeightMatrix& weight = *args.weight;
+    const int64_t row_bytes = weight.row_stride * Weights::kBytes;
     int64_t row[kN];
-    const char* row_bytes[kN];
+    const char* row_data[kN];
     for (int r = 0; r < kN; ++r) {
-      row[r] = n + r < n_end ? n + r : n;
-      row_bytes[r] = static_cast<const char*>(weight.data) +
-                     row[r] * weight.row_stride * Weights::kBytes;
+      row[r] = n + r < strip.n_end ? n + r : n;
+      row_data[r] = static_cast<const char*>(weight.data) + row[r] * row_bytes;
     }
     Floats acc[kM][kN] = {};
     const int64_t s_begin = block * layout.block_segments;
@@ -266,19 +308,19 @@ class Panel {
       if constexpr (Weights::kScaled) {
         const int64_t column = (weight.scale_col_offset + begin) / kScaleBlock;
         for (int r = 0; r < kN; ++r) {
+          const int64_t scale_row = weight.row_scale[row[r]];
           scale[r] =
-              Floats{} +
-              weight.scales[weight.row_scale[row[r]] * weight.scale_cols +
-                            column];
+              Floats{} + weight.scales[scale_row * weight.scale_cols + column];
         }
       }
       const int32_t* x[kM];
       const char* w[kN];
       for (int i = 0; i < kM; ++i) {
-        x[i] = args.x[m + i] + SegmentWord(layout, s);
+        x[i] = args.x[strip.m + i] + SegmentWord(layout, s);
       }
-      for (int r = 0; r < kN; ++r)
-        w[r] = row_bytes[r] + begin * Weights::kBytes;
+      for (int r = 0; r < kN; ++r) {
+        w[r] = row_data[r] + begin * Weights::kBytes;
+      }
       const int64_t groups = cols / Math::kGroupCols;
       for (int64_t g = 0; g < groups; ++g) {
         Math::template Step<kM, kN>(x, w, scale, acc);
@@ -286,8 +328,12 @@ class Panel {
         for (int i = 0; i < kM; ++i) x[i] += Math::kGroupWords;
 #pragma GCC unroll 16
         for (int r = 0; r < kN; ++r) {
+          // The next tile's bytes at this place, into the second-level cache:
+          // rows are often a memory page long, where the processor's own
+          // prefetching ends.
+          if constexpr (kPrefetch)
+            __builtin_prefetch(w[r] + kN * row_bytes, 0, 2);
           w[r] += Math::kGroupCols * Weights::kBytes;
-          if constexpr (kM <= 2) __builtin_prefetch(w[r] + kPrefetchBytes);
         }
       }
       const int64_t rest = cols - groups * Math::kGroupCols;
@@ -302,8 +348,9 @@ class Panel {
       }
     }
     for (int i = 0; i < kM; ++i) {
-      float* out = args.out + (m + i) * args.out_stride + n - args.n_begin;
-      for (int r = 0; r < kN && n + r < n_end; ++r) {
+      float* out =
+          args.out + (strip.m + i) * args.out_stride + n - args.n_begin;
+      for (int r = 0; r < kN && n + r < strip.n_end; ++r) {
         const float sum = SumLanes(acc[i][r]);
         out[r] = block == 0 ? sum : out[r] + sum;
       }

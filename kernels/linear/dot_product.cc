@@ -45,8 +45,6 @@ DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
   const DotKernel& kernel = *product.kernel;
   DotLayout& layout = product.layout;
   layout.cols = weight.cols;
-  layout.group_cols = kernel.group_cols;
-  layout.group_words = kernel.group_words;
   int64_t first = kBlockCols;
   layout.segment = kBlockCols;
   layout.block_segments = 1;
@@ -60,13 +58,15 @@ DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
       CeilDiv(weight.cols - layout.first_segment, layout.segment);
   layout.segments = weight.cols == 0 ? 0 : 1 + others;
   const auto words = [&](int64_t cols) {
-    return CeilDiv(cols, layout.group_cols) * layout.group_words;
+    return CeilDiv(cols, kernel.group_cols) * kernel.group_words;
   };
-  layout.packed_words = words(layout.first_segment);
+  layout.first_words = words(layout.first_segment);
+  layout.segment_words = words(layout.segment);
+  layout.packed_words = layout.first_words;
   if (others > 0) {
     const int64_t last =
         weight.cols - layout.first_segment - (others - 1) * layout.segment;
-    layout.packed_words += (others - 1) * words(layout.segment) + words(last);
+    layout.packed_words += (others - 1) * layout.segment_words + words(last);
   }
   RING_CHECK_LE(layout.packed_words, MaxPackedWords(weight.cols));
   return product;
