@@ -232,6 +232,26 @@ void HeadTask::RunChunked() const {
   }
 }
 
+// out[i] = o[i] * scale * weight[i] * sigmoid(gate[i])
+struct GateKernel {
+  template <int kLanes>
+  RING_INLINE static void Run(const float* o, float scale, const float* weight,
+                              const float* gate, int64_t n, float* out) {
+    using Vec = simd::FloatVec<kLanes>;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      Vec x, w, e;
+      simd::Load<kLanes>(o + i, x);
+      simd::Load<kLanes>(weight + i, w);
+      simd::Load<kLanes>(gate + i, e);
+      e = -e;
+      simd::Exp<kLanes>(e);
+      simd::Store<kLanes>(x * scale * w / (e + 1.0f), out + i);
+    }
+    for (; i < n; ++i) out[i] = o[i] * scale * weight[i] * Sigmoid(gate[i]);
+  }
+};
+
 // Group norm and gate of one row, from the workspace to `out`. `buffer` has
 // room for 2 * H * D values.
 void FinishRow(const LightningAttentionArgs& args, int64_t row, float* buffer) {
@@ -252,9 +272,9 @@ void FinishRow(const LightningAttentionArgs& args, int64_t row, float* buffer) {
     } else {
       scale = InverseRms(sum, group_width, args.eps);
     }
-    for (int64_t i = begin; i < begin + group_width; ++i) {
-      result[i] = o[i] * scale * args.g_norm[i] * Sigmoid(gate[i]);
-    }
+    simd::Dispatch<GateKernel>(o + begin, scale, args.g_norm + begin,
+                               static_cast<const float*>(gate + begin),
+                               group_width, result + begin);
   }
   StoreRow(result, width, args.out_dtype, row * width, args.out);
 }

@@ -1,7 +1,8 @@
 // First every row's k and v go to the pages, then the work is split over
 // (segment, KV head, tile of query rows). A tile holds all query heads that
-// read the KV head, so a page is unpacked once for all of them; scores and
-// outputs are matrix products in cache, the softmax runs along the pages.
+// read the KV head, so a page is loaded once for all of them. Long contexts of
+// decode segments are split further by pages, at fixed positions so that the
+// result does not depend on the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -10,15 +11,18 @@
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/elementwise/row_math.h"
+#include "kernels/paged_attention/page_block.h"
 #include "kernels/paged_attention/paged_attention.h"
-#include "kernels/simd/small_gemm.h"
-#include "kernels/simd/vec.h"
 
 namespace ring::cpu {
 namespace {
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 // Query rows of a tile.
 constexpr int kTileRows = 32;
+// Pages of a tile of a decode segment: 1,024 tokens.
+constexpr int64_t kSplitPages = 16;
 
 // A row of a segment.
 struct RowRef {
@@ -72,62 +76,56 @@ void WriteKv(const PagedAttentionArgs& args, const RowRef& ref, float* buffer) {
   }
 }
 
-// Scores of one query against the keys of one page -> weights relative to the
-// running maximum: max = max(max, scores); scores = exp(scores - max).
-// Returns in `rescale` what the sums so far must be multiplied with.
-struct SoftmaxUpdate {
-  float* scores = nullptr;  // [count], then zeros up to kPageTokens
-  int count = 0;            // >= 1
-  float* max = nullptr;
-  float* sum = nullptr;  // of the weights so far
-  float* rescale = nullptr;
-};
-
-struct SoftmaxUpdateKernel {
-  template <int kLanes>
-  RING_INLINE static void Run(const SoftmaxUpdate* update) {
-    using Vec = simd::FloatVec<kLanes>;
-    const SoftmaxUpdate& u = *update;
-    float max = *u.max;
-    for (int j = 0; j < u.count; ++j) {
-      max = u.scores[j] > max ? u.scores[j] : max;
-    }
-    for (int j = u.count; j < kPageTokens; ++j) {
-      u.scores[j] = -std::numeric_limits<float>::infinity();
-    }
-    Vec sum = {};
-    for (int j = 0; j < kPageTokens; j += kLanes) {
-      Vec x;
-      simd::Load<kLanes>(u.scores + j, x);
-      x -= max;
-      simd::Exp<kLanes>(x);
-      sum += x;
-      simd::Store<kLanes>(x, u.scores + j);
-    }
-    *u.rescale = std::exp(*u.max - max);
-    *u.sum = *u.sum * *u.rescale + simd::Sum<kLanes>(sum);
-    *u.max = max;
-  }
-};
-
-// Query rows [first, first + count) of a segment and one KV head.
+// Query rows [first_row, first_row + rows) of a segment against the pages
+// [first_page, end_page) of one KV head.
 struct Tile {
   int segment;
   int kv_head;
-  int first;
-  int count;
+  int first_row;
+  int rows;
+  int64_t first_page;
+  int64_t end_page;
+  // Where the unfinished result goes if the pages of these rows are split over
+  // several tiles: index of the first of its `rows * heads` partial results.
+  // -1: the tile has all pages.
+  int64_t partial;
 };
 
-std::vector<Tile> MakeTiles(const PagedAttentionArgs& args) {
+// Unfinished results of queries whose pages are split.
+struct PartialResults {
+  std::vector<SoftmaxState> state;
+  std::vector<float> o;  // [state.size(), D]
+};
+
+int HeadsPerKvHead(const PagedAttentionArgs& args) {
+  return args.num_heads / args.num_kv_heads;
+}
+
+// The tiles of a step, long ones first as far as that is known: prompts stand
+// last and the last rows of a prompt see the most pages.
+std::vector<Tile> MakeTiles(const PagedAttentionArgs& args,
+                            int64_t* num_partial) {
   const StepSegments& segments = args.segments;
   std::vector<Tile> tiles;
-  // The last rows of the last prompt take longest: they start first.
+  *num_partial = 0;
   for (int s = segments.num_segments - 1; s >= 0; --s) {
-    const int rows = segments.row_count[s];
-    for (int end = rows; end > 0;) {
+    const bool decode = s < segments.num_decode_segments;
+    for (int end = segments.row_count[s]; end > 0;) {
       const int first = (end - 1) / kTileRows * kTileRows;
+      const int64_t pages =
+          (int64_t{segments.position[s]} + end + kPageTokens - 1) / kPageTokens;
+      const int64_t stride = decode ? kSplitPages : pages;
       for (int head = 0; head < args.num_kv_heads; ++head) {
-        tiles.push_back({s, head, first, end - first});
+        for (int64_t page = 0; page < pages; page += stride) {
+          Tile tile = {s,           head, first,
+                       end - first, page, std::min(page + stride, pages),
+                       -1};
+          if (pages > stride) {
+            tile.partial = *num_partial;
+            *num_partial += int64_t{tile.rows} * HeadsPerKvHead(args);
+          }
+          tiles.push_back(tile);
+        }
       }
       end = first;
     }
@@ -135,43 +133,34 @@ std::vector<Tile> MakeTiles(const PagedAttentionArgs& args) {
   return tiles;
 }
 
-// Buffers of one thread.
+// Buffers of one thread. Query (g, i) of head g and row i of a tile has number
+// g * tile.rows + i.
 struct TileScratch {
-  explicit TileScratch(const PagedAttentionArgs& args) {
-    const int64_t dim = args.head_dim;
-    const int64_t queries =
-        int64_t{args.num_heads / args.num_kv_heads} * kTileRows;
-    q.resize(queries * dim);
-    k_t.resize(dim * kPageTokens);
-    v.resize(kPageTokens * dim);
-    scores.resize(queries * kPageTokens);
-    o.resize(queries * dim);
-    max.resize(queries);
-    sum.resize(queries);
-  }
+  explicit TileScratch(const PagedAttentionArgs& args)
+      : queries(int64_t{HeadsPerKvHead(args)} * kTileRows),
+        q(queries * args.head_dim),
+        weights(queries * kPageTokens),
+        o(queries * args.head_dim),
+        state(queries) {}
 
-  std::vector<float> q;       // [queries, D] scaled by D^-0.5
-  std::vector<float> k_t;     // [D, kPageTokens]
-  std::vector<float> v;       // [kPageTokens, D]
-  std::vector<float> scores;  // [queries, kPageTokens]
-  std::vector<float> o;       // [queries, D]
-  std::vector<float> max;     // [queries]
-  std::vector<float> sum;     // [queries]
+  int64_t queries;
+  std::vector<float> q;        // [queries, D] scaled by D^-0.5
+  std::vector<float> weights;  // [queries, kPageTokens]
+  std::vector<float> o;        // [queries, D]
+  std::vector<SoftmaxState> state;
 };
 
-// Loads the tile's queries; query (g, i) of head g and row i has number
-// g * tile.count + i.
 void LoadQueries(const PagedAttentionArgs& args, const Tile& tile,
                  TileScratch* t) {
   const int dim = args.head_dim;
   const int half = args.rope.half;
-  const int heads = args.num_heads / args.num_kv_heads;
+  const int heads = HeadsPerKvHead(args);
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  for (int i = 0; i < tile.count; ++i) {
+  for (int i = 0; i < tile.rows; ++i) {
     const int64_t row =
-        int64_t{args.segments.row_begin[tile.segment]} + tile.first + i;
+        int64_t{args.segments.row_begin[tile.segment]} + tile.first_row + i;
     for (int g = 0; g < heads; ++g) {
-      float* const q = t->q.data() + (int64_t{g} * tile.count + i) * dim;
+      float* const q = t->q.data() + (int64_t{g} * tile.rows + i) * dim;
       const int64_t head = int64_t{tile.kv_head} * heads + g;
       LoadRow(args.qkv, args.qkv_dtype, row * QkvWidth(args) + head * dim, dim,
               q);
@@ -183,72 +172,100 @@ void LoadQueries(const PagedAttentionArgs& args, const Tile& tile,
   }
 }
 
-// Unpacks `count` tokens of the page that starts at `position`; the rest of v
-// is zero, so that weights beyond the last token add nothing.
-void LoadPage(const PagedAttentionArgs& args, const Tile& tile,
-              int64_t position, int count, TileScratch* t) {
+// Divides query `number` of the tile by its sum and stores it in `out`.
+void StoreQuery(const PagedAttentionArgs& args, const Tile& tile, int number,
+                const SoftmaxState& state, float* o) {
   const int dim = args.head_dim;
-  const int64_t from = KvOffset(args, tile.segment, position, tile.kv_head);
-  float* const v = t->v.data();
-  // v serves as the buffer in which keys are widened before the transpose.
-  LoadRow(args.k_pages, args.kv_dtype, from, int64_t{count} * dim, v);
-  for (int d = 0; d < dim; ++d) {
-    float* const k_t = t->k_t.data() + int64_t{d} * kPageTokens;
-    for (int j = 0; j < count; ++j) k_t[j] = v[j * dim + d];
-    std::fill(k_t + count, k_t + kPageTokens, 0.0f);
-  }
-  LoadRow(args.v_pages, args.kv_dtype, from, int64_t{count} * dim, v);
-  std::fill(v + int64_t{count} * dim, v + int64_t{kPageTokens} * dim, 0.0f);
+  for (int d = 0; d < dim; ++d) o[d] /= state.sum;
+  const int64_t row = int64_t{args.segments.row_begin[tile.segment]} +
+                      tile.first_row + number % tile.rows;
+  const int64_t head =
+      int64_t{tile.kv_head} * HeadsPerKvHead(args) + number / tile.rows;
+  StoreRow(o, dim, args.out_dtype, (row * args.num_heads + head) * dim,
+           args.out);
 }
 
-void RunTile(const PagedAttentionArgs& args, const Tile& tile, TileScratch* t) {
-  const int dim = args.head_dim;
-  const int heads = args.num_heads / args.num_kv_heads;
-  const int queries = heads * tile.count;
-  const int64_t first_position =
-      int64_t{args.segments.position[tile.segment]} + tile.first;
-  const int64_t length = first_position + tile.count;
-  LoadQueries(args, tile, t);
-  std::fill(t->max.begin(), t->max.end(),
-            -std::numeric_limits<float>::infinity());
-  std::fill(t->sum.begin(), t->sum.end(), 0.0f);
-  std::fill(t->o.begin(), t->o.end(), 0.0f);
+const void* KvEntry(const void* pages, DType dtype, int64_t offset) {
+  return static_cast<const char*>(pages) +
+         offset * static_cast<int64_t>(SizeOf(dtype));
+}
 
-  for (int64_t page = 0; page < length; page += kPageTokens) {
-    const int count =
-        static_cast<int>(std::min<int64_t>(kPageTokens, length - page));
-    LoadPage(args, tile, page, count, t);
-    simd::SmallGemm({t->q.data(), dim, t->k_t.data(), kPageTokens,
-                     t->scores.data(), kPageTokens, queries, kPageTokens, dim,
-                     false});
+void RunTile(const PagedAttentionArgs& args, const Tile& tile, TileScratch* t,
+             PartialResults* partial) {
+  const int dim = args.head_dim;
+  const int queries = HeadsPerKvHead(args) * tile.rows;
+  const int64_t first_position =
+      int64_t{args.segments.position[tile.segment]} + tile.first_row;
+  const int64_t length = first_position + tile.rows;
+  LoadQueries(args, tile, t);
+  std::fill(t->o.begin(), t->o.end(), 0.0f);
+  std::fill(t->state.begin(), t->state.end(), SoftmaxState{-kInfinity, 0});
+
+  PageBlock block;
+  block.q = t->q.data();
+  block.queries = queries;
+  block.head_dim = dim;
+  block.kv_dtype = args.kv_dtype;
+  block.weights = t->weights.data();
+  block.o = t->o.data();
+  for (int64_t page = tile.first_page; page < tile.end_page; ++page) {
+    const int64_t start = page * kPageTokens;
+    const int64_t from = KvOffset(args, tile.segment, start, tile.kv_head);
+    block.k = KvEntry(args.k_pages, args.kv_dtype, from);
+    block.v = KvEntry(args.v_pages, args.kv_dtype, from);
+    block.tokens =
+        static_cast<int>(std::min<int64_t>(kPageTokens, length - start));
+    PageScores(block);
     for (int m = 0; m < queries; ++m) {
+      float* const weights = t->weights.data() + int64_t{m} * kPageTokens;
       // Keys of this page that the query may see.
-      const int64_t visible = first_position + m % tile.count + 1 - page;
-      float* const scores = t->scores.data() + int64_t{m} * kPageTokens;
+      const int64_t visible = first_position + m % tile.rows + 1 - start;
       if (visible <= 0) {
-        std::fill(scores, scores + kPageTokens, 0.0f);
+        std::fill(weights, weights + kPageTokens, 0.0f);
         continue;
       }
-      float rescale = 0;
-      const SoftmaxUpdate update = {
-          scores, static_cast<int>(std::min<int64_t>(visible, kPageTokens)),
-          &t->max[m], &t->sum[m], &rescale};
-      simd::Dispatch<SoftmaxUpdateKernel>(&update);
-      float* const o = t->o.data() + int64_t{m} * dim;
-      for (int d = 0; d < dim; ++d) o[d] *= rescale;
+      UpdateSoftmax(weights,
+                    static_cast<int>(std::min<int64_t>(visible, kPageTokens)),
+                    &t->state[m], t->o.data() + int64_t{m} * dim, dim);
     }
-    simd::SmallGemm({t->scores.data(), kPageTokens, t->v.data(), dim,
-                     t->o.data(), dim, queries, dim, kPageTokens, true});
+    AddPageValues(block);
   }
 
+  if (tile.partial >= 0) {
+    std::copy_n(t->state.begin(), queries,
+                partial->state.begin() + tile.partial);
+    std::copy_n(t->o.begin(), int64_t{queries} * dim,
+                partial->o.begin() + tile.partial * dim);
+    return;
+  }
   for (int m = 0; m < queries; ++m) {
-    float* const o = t->o.data() + int64_t{m} * dim;
-    for (int d = 0; d < dim; ++d) o[d] /= t->sum[m];
-    const int64_t row = int64_t{args.segments.row_begin[tile.segment]} +
-                        tile.first + m % tile.count;
-    const int64_t head = int64_t{tile.kv_head} * heads + m / tile.count;
-    StoreRow(o, dim, args.out_dtype, (row * args.num_heads + head) * dim,
-             args.out);
+    StoreQuery(args, tile, m, t->state[m], t->o.data() + int64_t{m} * dim);
+  }
+}
+
+// Adds the results of tiles [begin, end), which share rows and KV head and
+// have consecutive pages, in order of pages.
+void CombineTiles(const PagedAttentionArgs& args, const Tile* begin,
+                  const Tile* end, PartialResults* partial) {
+  const int dim = args.head_dim;
+  const int queries = HeadsPerKvHead(args) * begin->rows;
+  for (int m = 0; m < queries; ++m) {
+    SoftmaxState& state = partial->state[begin->partial + m];
+    float* const o = partial->o.data() + (begin->partial + m) * dim;
+    for (const Tile* tile = begin + 1; tile < end; ++tile) {
+      const SoftmaxState& other = partial->state[tile->partial + m];
+      const float* const other_o =
+          partial->o.data() + (tile->partial + m) * dim;
+      const float max = std::max(state.max, other.max);
+      const float scale = std::exp(state.max - max);
+      const float other_scale = std::exp(other.max - max);
+      state.sum = state.sum * scale + other.sum * other_scale;
+      state.max = max;
+      for (int d = 0; d < dim; ++d) {
+        o[d] = o[d] * scale + other_o[d] * other_scale;
+      }
+    }
+    StoreQuery(args, *begin, m, state, o);
   }
 }
 
@@ -266,10 +283,29 @@ void PagedAttention(const PagedAttentionArgs& args, ThreadPool* pool) {
     }
   });
 
-  const std::vector<Tile> tiles = MakeTiles(args);
+  int64_t num_partial = 0;
+  const std::vector<Tile> tiles = MakeTiles(args, &num_partial);
+  PartialResults partial;
+  partial.state.resize(num_partial);
+  partial.o.resize(num_partial * args.head_dim);
   pool->ParallelFor(tiles.size(), 1, [&](int64_t begin, int64_t end) {
     TileScratch scratch(args);
-    for (int64_t i = begin; i < end; ++i) RunTile(args, tiles[i], &scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      RunTile(args, tiles[i], &scratch, &partial);
+    }
+  });
+  if (num_partial == 0) return;
+
+  pool->ParallelFor(tiles.size(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (tiles[i].partial < 0 || tiles[i].first_page != 0) continue;
+      int64_t last = i + 1;
+      while (last < static_cast<int64_t>(tiles.size()) &&
+             tiles[last].first_page != 0) {
+        ++last;
+      }
+      CombineTiles(args, &tiles[i], tiles.data() + last, &partial);
+    }
   });
 }
 

@@ -52,26 +52,57 @@ RING_INLINE void Store(const FloatVec<kLanes>& v, float* x) {
   *reinterpret_cast<FloatVec<kLanes>*>(x) = v;
 }
 
-// Sum of the lanes, pairwise: the order depends on kLanes alone.
+// sums = a[0] + a[1], a[2] + a[3], ..., then the same of b.
+template <int kLanes>
+RING_INLINE void PairSums(const FloatVec<kLanes>& a, const FloatVec<kLanes>& b,
+                          FloatVec<kLanes>& sums) {
+  if constexpr (kLanes == 4) {
+    sums = __builtin_shufflevector(a, b, 0, 2, 4, 6) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7);
+  } else if constexpr (kLanes == 8) {
+    sums = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+  } else {
+    sums = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20,
+                                   22, 24, 26, 28, 30) +
+           __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21,
+                                   23, 25, 27, 29, 31);
+  }
+}
+
+// Lane i of v[0] = sum of the lanes of v[i]; the rest of v is used up.
+template <int kLanes>
+RING_INLINE void SumEach(FloatVec<kLanes> (&v)[kLanes]) {
+#pragma GCC unroll 4
+  for (int count = kLanes / 2; count > 0; count /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) {
+      PairSums<kLanes>(v[2 * i], v[2 * i + 1], v[i]);
+    }
+  }
+}
+
+// Sum of the lanes, in pairs.
 template <int kLanes>
 RING_INLINE float Sum(const FloatVec<kLanes>& v) {
   float x[kLanes];
   std::memcpy(x, &v, sizeof x);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) x[i] += x[i + width];
+  for (int count = kLanes / 2; count > 0; count /= 2) {
+    for (int i = 0; i < count; ++i) x[i] = x[2 * i] + x[2 * i + 1];
   }
   return x[0];
 }
 
-// v = exp(v) for v <= 88, relative error below 2e-7; 0 below -87 and NaN kept
-// out by the caller. exp(v) = 2^n exp(r), |r| <= ln(2) / 2, with the Taylor
+// v = exp(v) with a relative error below 2.4e-7: 0 below -87, exp(88) above 88,
+// NaN for NaN. exp(v) = 2^n exp(r), |r| <= ln(2) / 2, with the Taylor
 // polynomial of degree 7 for exp(r).
 template <int kLanes>
 RING_INLINE void Exp(FloatVec<kLanes>& v) {
   using Float = FloatVec<kLanes>;
   using Int = IntVec<kLanes>;
-  const Int in_range = v > -87.0f;
-  const Float x = (Float)((Int)v & in_range);
+  const Int in_range = ~(v <= -87.0f);
+  const Float bound = Float{} + 88.0f;
+  const Float x = (Float)((Int)(v > bound ? bound : v) & in_range);
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer.
   const Float rounder = Float{} + 12582912.0f;
   const Float n = (x * 1.44269504f + rounder) - rounder;

@@ -20,8 +20,6 @@ namespace {
 
 constexpr float kEps = 1e-6f;
 constexpr float kUntouched = -77.0f;
-constexpr int kPages = 24;
-constexpr int kPageStride = 8;  // pages a sequence: up to 512 tokens
 
 struct Shape {
   int heads = 4;
@@ -31,6 +29,7 @@ struct Shape {
   bool qk_norm = true;
   DType dtype = DType::kFloat32;     // of qkv and out
   DType kv_dtype = DType::kFloat32;  // of the pages
+  int page_stride = 8;               // pages a sequence, of 64 tokens
 };
 
 // The rows of one step and a page pool. Two sequences: page row 0 and 1, with
@@ -43,14 +42,15 @@ struct Problem {
         qkv(s.dtype, RandomFloats(rows * qkv_width, seed)),
         q_norm(RandomFloats(s.dim, 3)),
         k_norm(RandomFloats(s.dim, 4)),
-        k_pages(s.kv_dtype, RandomFloats(PageElements() * kPages, 5)),
-        v_pages(s.kv_dtype, RandomFloats(PageElements() * kPages, 6)),
+        k_pages(s.kv_dtype,
+                RandomFloats(PageElements() * 3 * s.page_stride, 5)),
+        v_pages(s.kv_dtype,
+                RandomFloats(PageElements() * 3 * s.page_stride, 6)),
         cos(rows * s.half),
         sin(rows * s.half),
         out(s.dtype, std::vector<float>(rows * s.heads * s.dim, kUntouched)) {
-    page_table.resize(2 * kPageStride);
-    for (int i = 0; i < 2 * kPageStride; ++i) {
-      page_table[i] = (i * 7 + 3) % kPages;
+    for (int i = 0; i < 2 * s.page_stride; ++i) {
+      page_table.push_back((i * 7 + 3) % (3 * s.page_stride));
     }
     SetPositions(0, rows, first_position);
   }
@@ -84,7 +84,7 @@ struct Problem {
     args.rope = {cos.data(), sin.data(), shape.half};
     args.segments = segments.View();
     args.segments.page_table = page_table.data();
-    args.segments.page_stride = kPageStride;
+    args.segments.page_stride = shape.page_stride;
     args.k_pages = k_pages.data();
     args.v_pages = v_pages.data();
     args.kv_dtype = shape.kv_dtype;
@@ -96,7 +96,7 @@ struct Problem {
 
   // Index of the first element of a token's entry in the pages.
   int64_t KvIndex(int page_row, int position, int kv_head) const {
-    const int page = page_table[page_row * kPageStride + position / 64];
+    const int page = page_table[page_row * shape.page_stride + position / 64];
     return ((int64_t{page} * shape.kv_heads + kv_head) * 64 + position % 64) *
            shape.dim;
   }
@@ -314,6 +314,25 @@ TEST(PagedAttentionBatchTest, SequencesAndPaddingDoNotTouchEachOther) {
          i < (segment.row_begin + segment.row_count) * width; ++i) {
       EXPECT_EQ(q.out[i], p.out[i]);
     }
+  }
+}
+
+// Long contexts of decode rows are split over pages.
+TEST(PagedAttentionLongContextTest, DecodeFollowsTheDefinition) {
+  Shape shape = {4, 2, 16, 4};
+  shape.page_stride = 40;
+  // Four rows; the last split holds 0 to 3 of their tokens.
+  for (int first_position : {1020, 1023, 1024, 2045, 2500}) {
+    Problem p(shape, 4, first_position);
+    SegmentList segments;
+    segments.Add({0, 4, first_position, -1, -1, 0}, /*decode=*/true);
+    const std::vector<double> expected = Reference(p, first_position);
+    p.Run(segments, 3);
+    EXPECT_LT(RelativeL2(p.out, expected, expected.size()), 3e-6)
+        << first_position;
+    Problem q(shape, 4, first_position);
+    q.Run(segments, 1);
+    for (int64_t i = 0; i < p.out.size(); ++i) EXPECT_EQ(p.out[i], q.out[i]);
   }
 }
 

@@ -97,6 +97,22 @@ TEST(ExpTest, IsZeroFarBelow) {
   }
 }
 
+TEST(ExpTest, SaturatesFarAboveAndKeepsNaN) {
+  for (Isa isa : Runnable()) {
+    std::vector<float> x(16, std::numeric_limits<float>::quiet_NaN());
+    x[2] = 1000;
+    x[3] = std::numeric_limits<float>::infinity();
+    DispatchTo<ExpKernel>(isa, x.data(), int64_t{16});
+    for (int i = 0; i < 16; ++i) {
+      if (i == 2 || i == 3) {
+        EXPECT_NEAR(x[i] / std::exp(88.0), 1, 2.4e-7);
+      } else {
+        EXPECT_TRUE(std::isnan(x[i]));
+      }
+    }
+  }
+}
+
 struct LoadSumKernel {
   template <int kLanes>
   RING_INLINE static void Run(const BFloat16* x, float* sum) {
