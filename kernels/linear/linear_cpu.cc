@@ -3,6 +3,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/linear/cpu_isa.h"
+#include "kernels/linear/dnnl_gemm.h"
 #include "kernels/linear/dot_product.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/scratch.h"
@@ -38,14 +39,22 @@ void StoreProducts(const DotProduct& product, const int32_t* const* x,
   }
 }
 
-}  // namespace
+// Rows [begin, end) of the same product.
+LinearArgs RowsOf(const LinearArgs& args, int64_t begin, int64_t end) {
+  LinearArgs part = args;
+  part.rows = end - begin;
+  part.x =
+      static_cast<const char*>(args.x) +
+      begin * args.weight.cols * static_cast<int64_t>(SizeOf(args.x_dtype));
+  part.y =
+      static_cast<char*>(args.y) +
+      begin * args.weight.rows * static_cast<int64_t>(SizeOf(args.y_dtype));
+  return part;
+}
 
-void Linear(const LinearArgs& args, ThreadPool* pool) {
+// All rows with the dot kernels.
+void DotLinear(const LinearArgs& args, ThreadPool* pool) {
   const WeightMatrix& weight = args.weight;
-  RING_CHECK(args.y_dtype == DType::kFloat32 ||
-             args.y_dtype == DType::kBFloat16)
-      << Name(args.y_dtype);
-  if (args.rows == 0 || weight.rows == 0) return;
   const DotProduct product = MakeDotProduct(args.x_dtype, weight);
   const int64_t words = product.layout.packed_words;
   thread_local Scratch scratch;
@@ -54,20 +63,50 @@ void Linear(const LinearArgs& args, ThreadPool* pool) {
   const int32_t* x[kRowBlock];
   for (int64_t row = 0; row < args.rows; row += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, args.rows - row);
-    PackRows(product,
-             static_cast<const char*>(args.x) +
-                 row * weight.cols * static_cast<int64_t>(SizeOf(args.x_dtype)),
-             args.x_dtype, rows, packed, pool);
+    const LinearArgs block = RowsOf(args, row, row + rows);
+    PackRows(product, block.x, args.x_dtype, rows, packed, pool);
     for (int64_t i = 0; i < rows; ++i) x[i] = packed + i * words;
-    char* y = static_cast<char*>(args.y) +
-              row * weight.rows * static_cast<int64_t>(SizeOf(args.y_dtype));
     pool->ParallelFor(
         weight.rows,
         DotGrain(weight.rows, rows * weight.rows * weight.cols, kDotRowAlign),
         [&](int64_t begin, int64_t end) {
-          StoreProducts(product, x, rows, weight, begin, end, args.y_dtype, y);
+          StoreProducts(product, x, rows, weight, begin, end, args.y_dtype,
+                        block.y);
         });
   }
+}
+
+// The library's bf16 product where the processor has instructions for it.
+// Other types take the dot kernels, which never narrow a factor.
+bool PrefersLibrary(const LinearArgs& args) {
+  return args.x_dtype == DType::kBFloat16 &&
+         args.weight.dtype == DType::kBFloat16 && args.weight.cols > 0 &&
+         ActiveCpuIsa() == CpuIsa::kAvx512Bf16 &&
+         DnnlGemmSupports(DType::kBFloat16);
+}
+
+}  // namespace
+
+void Linear(const LinearArgs& args, ThreadPool* pool) {
+  RING_CHECK(args.y_dtype == DType::kFloat32 ||
+             args.y_dtype == DType::kBFloat16)
+      << Name(args.y_dtype);
+  if (args.rows == 0 || args.weight.rows == 0) return;
+  const int64_t prompt_rows = args.rows - args.decode_rows;
+  if (prompt_rows >= kDnnlMinRows && PrefersLibrary(args)) {
+    const LinearArgs prompt = RowsOf(args, args.decode_rows, args.rows);
+    DnnlGemmArgs gemm;
+    gemm.x = prompt.x;
+    gemm.rows = prompt_rows;
+    gemm.weight = args.weight;
+    gemm.y = prompt.y;
+    gemm.y_dtype = args.y_dtype;
+    if (DnnlGemm(gemm, pool)) {
+      DotLinear(RowsOf(args, 0, args.decode_rows), pool);
+      return;
+    }
+  }
+  DotLinear(args, pool);
 }
 
 const char* LinearIsaName() { return Name(ActiveCpuIsa()); }

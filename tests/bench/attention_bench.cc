@@ -93,9 +93,9 @@ void BM_LightningDecode(benchmark::State& state) {
   ThreadPool pool(static_cast<int>(state.range(1)));
   LightningProblem problem(kHeads, sequences, 1, true);
   const double update = UpdateBandwidth(&pool);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::LightningAttention(problem.args, &pool); });
-  const double rate = 2.0 * problem.states.size() * sizeof(float) / seconds;
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::LightningAttention(problem.args, &pool); });
+  const double rate = 2.0 * problem.states.size() * sizeof(float) / best.wall_s;
   state.counters["GB/s"] = rate / 1e9;
   state.counters["of_update"] = rate / update;
   state.SetLabel(cpu::LinearIsaName());
@@ -113,11 +113,11 @@ void BM_LightningPrompt(benchmark::State& state) {
   const int rows = static_cast<int>(state.range(0));
   ThreadPool pool(static_cast<int>(state.range(1)));
   LightningProblem problem(kHeads, 1, rows, false);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::LightningAttention(problem.args, &pool); });
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::LightningAttention(problem.args, &pool); });
   const double flops =
       2.0 * rows * kHeads * (2.0 * 64 * kDim + 2.0 * kDim * kDim);
-  state.counters["GFLOP/s"] = flops / seconds / 1e9;
+  state.counters["GFLOP/s"] = flops / best.wall_s / 1e9;
   state.SetLabel(cpu::LinearIsaName());
 }
 BENCHMARK(BM_LightningPrompt)
@@ -170,12 +170,12 @@ void BM_PagedDecode(benchmark::State& state) {
   ThreadPool pool(static_cast<int>(state.range(1)));
   PagedProblem problem(heads, 4, 4, 1, 8191, true, DType::kBFloat16);
   const double read = ReadBandwidth(&pool);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::PagedAttention(problem.args, &pool); });
-  const double rate = 2.0 * static_cast<double>(problem.kv_bytes) / seconds;
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::PagedAttention(problem.args, &pool); });
+  const double rate = 2.0 * static_cast<double>(problem.kv_bytes) / best.wall_s;
   state.counters["GB/s"] = rate / 1e9;
   state.counters["of_read"] = rate / read;
-  state.counters["GFLOP/s"] = 4.0 * 4 * 8192 * heads * kDim / seconds / 1e9;
+  state.counters["GFLOP/s"] = 4.0 * 4 * 8192 * heads * kDim / best.wall_s / 1e9;
   state.SetLabel(cpu::LinearIsaName());
 }
 BENCHMARK(BM_PagedDecode)
@@ -190,10 +190,10 @@ void BM_PagedPrompt(benchmark::State& state) {
   constexpr int kHeads = 8;
   ThreadPool pool(static_cast<int>(state.range(1)));
   PagedProblem problem(kHeads, 1, 1, rows, 0, false, DType::kBFloat16);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::PagedAttention(problem.args, &pool); });
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::PagedAttention(problem.args, &pool); });
   state.counters["GFLOP/s"] =
-      4.0 * rows * (rows + 1) / 2 * kHeads * kDim / seconds / 1e9;
+      4.0 * rows * (rows + 1) / 2 * kHeads * kDim / best.wall_s / 1e9;
   state.SetLabel(cpu::LinearIsaName());
 }
 BENCHMARK(BM_PagedPrompt)

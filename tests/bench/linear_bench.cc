@@ -1,11 +1,11 @@
 // Linear: decode rows against the memory's read bandwidth, prompt rows in
 // GFLOP/s.
-#include <cstring>
 #include <string>
 #include <vector>
 
 #include "benchmark/benchmark.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/linear/dnnl_gemm.h"
 #include "kernels/linear/linear.h"
 #include "tests/bench/machine.h"
 
@@ -69,9 +69,9 @@ void BM_DecodeRows(benchmark::State& state) {
   Problem problem(types.x, types.w, state.range(1), 16384, 4096);
   problem.args.decode_rows = problem.args.rows;
   const double read = ReadBandwidth(&pool);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::Linear(problem.args, &pool); });
-  const double rate = static_cast<double>(problem.weights.size()) / seconds;
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::Linear(problem.args, &pool); });
+  const double rate = static_cast<double>(problem.weights.size()) / best.wall_s;
   state.counters["GB/s"] = rate / 1e9;
   state.counters["of_read"] = rate / read;
   state.SetLabel(types.Label());
@@ -88,15 +88,41 @@ void BM_PromptRows(benchmark::State& state) {
   const Types types = kTypes[state.range(0)];
   ThreadPool pool(static_cast<int>(state.range(2)));
   Problem problem(types.x, types.w, state.range(1), 2048, 2048);
-  const double seconds =
-      BestSeconds(state, [&] { cpu::Linear(problem.args, &pool); });
-  state.counters["GFLOP/s"] =
-      2.0 * static_cast<double>(state.range(1)) * 2048 * 2048 / seconds / 1e9;
+  const BestTimes best =
+      MeasureBest(state, [&] { cpu::Linear(problem.args, &pool); });
+  ReportFlops(state, 2.0 * static_cast<double>(state.range(1)) * 2048 * 2048,
+              best);
   state.SetLabel(types.Label());
 }
 BENCHMARK(BM_PromptRows)
     ->ArgNames({"types", "rows", "threads"})
     ->ArgsProduct({{0, 1, 2, 3}, {16, 64, 256, 2048}, {1, 2}})
+    ->UseManualTime()
+    ->MinTime(0.2)
+    ->Unit(benchmark::kMillisecond);
+
+// The library's product of the same size, to compare BM_PromptRows with.
+void BM_PackagedGemm(benchmark::State& state) {
+  const DType dtype = state.range(0) == 0 ? DType::kBFloat16 : DType::kFloat32;
+  if (!DnnlGemmSupports(dtype)) {
+    state.SkipWithError("the library has no vector code for this type here");
+    return;
+  }
+  ThreadPool pool(static_cast<int>(state.range(2)));
+  Problem problem(dtype, dtype, state.range(1), 2048, 2048);
+  DnnlGemmArgs args;
+  args.x = problem.args.x;
+  args.rows = problem.args.rows;
+  args.weight = problem.args.weight;
+  args.y = problem.args.y;
+  const BestTimes best = MeasureBest(state, [&] { DnnlGemm(args, &pool); });
+  ReportFlops(state, 2.0 * static_cast<double>(state.range(1)) * 2048 * 2048,
+              best);
+  state.SetLabel(Name(dtype));
+}
+BENCHMARK(BM_PackagedGemm)
+    ->ArgNames({"f32", "rows", "threads"})
+    ->ArgsProduct({{0, 1}, {64, 256, 2048}, {1, 2}})
     ->UseManualTime()
     ->MinTime(0.2)
     ->Unit(benchmark::kMillisecond);

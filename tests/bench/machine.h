@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 
 namespace ring {
 
@@ -18,20 +19,38 @@ double ReadBandwidth(ThreadPool* pool);
 // what a state that is updated once a token can reach at best.
 double UpdateBandwidth(ThreadPool* pool);
 
-// Runs a benchmark's loop and returns the fastest iteration's seconds: on a
-// shared machine the least disturbed one.
+// The fastest iteration of a benchmark: on a shared machine the least disturbed
+// one.
+struct BestTimes {
+  double wall_s = 1e30;
+  double cpu_s = 1e30;  // of all threads of the process
+};
+
+// Runs a benchmark's loop.
 template <typename State, typename Body>
-double BestSeconds(State& state, const Body& body) {
+BestTimes MeasureBest(State& state, const Body& body) {
   using Clock = std::chrono::steady_clock;
-  double best = 1e30;
+  BestTimes best;
   for (auto _ : state) {
     const Clock::time_point start = Clock::now();
+    const std::clock_t cpu_start = std::clock();
     body();
+    const double cpu_s =
+        static_cast<double>(std::clock() - cpu_start) / CLOCKS_PER_SEC;
     const std::chrono::duration<double> elapsed = Clock::now() - start;
-    best = std::min(best, elapsed.count());
+    best.wall_s = std::min(best.wall_s, elapsed.count());
+    best.cpu_s = std::min(best.cpu_s, cpu_s);
     state.SetIterationTime(elapsed.count());
   }
   return best;
+}
+
+// Counters of a compute-bound benchmark: per second, and per second of one
+// processor, which other programs on the machine disturb less.
+template <typename State>
+void ReportFlops(State& state, double flops, const BestTimes& best) {
+  state.counters["GFLOP/s"] = flops / best.wall_s / 1e9;
+  state.counters["GFLOP/cpu_s"] = flops / best.cpu_s / 1e9;
 }
 
 }  // namespace ring

@@ -1,0 +1,110 @@
+#include "worker/failure_judge.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_format.h"
+
+namespace ring {
+namespace {
+
+using Kind = FailureNotice::Kind;
+using Phase = Progress::Phase;
+
+double Seconds(FailureJudge::Clock::duration time) {
+  return std::chrono::duration<double>(time).count();
+}
+
+}  // namespace
+
+FailureNotice FailureJudge::Judge(Clock::time_point now,
+                                  const ProgressSnapshot& own,
+                                  const std::vector<PeerState>& peers) {
+  if (now - last_call_ > options_.suspended) clocks_start_ = now;
+  last_call_ = now;
+  const FailureNotice notice = JudgeLinks(now, peers);
+  if (notice.kind != Kind::kNone || self_ != 0) return notice;
+
+  std::vector<Track> ranks = {{self_, own, Follow(self_, own, now)}};
+  for (const PeerState& peer : peers) {
+    if (peer.link != PeerState::Link::kOpen) continue;
+    ranks.push_back(
+        {peer.rank, peer.progress, Follow(peer.rank, peer.progress, now)});
+  }
+  return JudgeStalls(now, ranks);
+}
+
+FailureJudge::Clock::time_point FailureJudge::Follow(
+    int rank, const ProgressSnapshot& progress, Clock::time_point now) {
+  const auto found =
+      std::find_if(tracks_.begin(), tracks_.end(),
+                   [&](const Track& track) { return track.rank == rank; });
+  if (found == tracks_.end()) {
+    tracks_.push_back({rank, progress, now});
+    return now;
+  }
+  if (!(found->progress == progress)) {
+    found->progress = progress;
+    found->moved = now;
+  }
+  return found->moved;
+}
+
+FailureNotice FailureJudge::JudgeLinks(
+    Clock::time_point now, const std::vector<PeerState>& peers) const {
+  // What is certain goes first: a dead rank may have silenced others.
+  for (const PeerState& peer : peers) {
+    if (peer.link == PeerState::Link::kClosed) {
+      return {Kind::kClosed, peer.rank, peer.progress, "connection closed"};
+    }
+  }
+  for (const PeerState& peer : peers) {
+    if (peer.link != PeerState::Link::kOpen) continue;
+    const auto quiet = now - std::max(peer.last_heard, clocks_start_);
+    if (quiet > options_.silence) {
+      return {Kind::kSilent, peer.rank, peer.progress,
+              absl::StrFormat("silent for %.1f s", Seconds(quiet))};
+    }
+  }
+  return {};
+}
+
+FailureNotice FailureJudge::JudgeStalls(Clock::time_point now,
+                                        const std::vector<Track>& ranks) const {
+  const auto still = [&](const Track& track) {
+    return now - std::max(track.moved, clocks_start_);
+  };
+  // Who is to blame most comes first.
+  const auto blame = [](const Track& a, const Track& b) {
+    return std::tuple(a.progress.collective, a.rank) <
+           std::tuple(b.progress.collective, b.rank);
+  };
+  std::vector<Track> working_stuck;
+  bool waiting_stuck = false;
+  bool somebody_moves = false;
+  for (const Track& track : ranks) {
+    if (track.progress.phase == Phase::kIdle) continue;
+    if (still(track) <= options_.stall) {
+      somebody_moves = true;
+    } else if (track.progress.phase == Phase::kWaiting) {
+      waiting_stuck = true;
+    } else {
+      working_stuck.push_back(track);
+    }
+  }
+  const std::vector<Track>* suspects = nullptr;
+  if (!working_stuck.empty()) {
+    suspects = &working_stuck;
+  } else if (waiting_stuck && !somebody_moves) {
+    // Idle ranks count: they have not joined what the others wait in.
+    suspects = &ranks;
+  } else {
+    return {};
+  }
+  const Track& culprit =
+      *std::min_element(suspects->begin(), suspects->end(), blame);
+  return {Kind::kStalled, culprit.rank, culprit.progress,
+          absl::StrFormat("no progress for %.1f s", Seconds(still(culprit)))};
+}
+
+}  // namespace ring
