@@ -224,11 +224,9 @@ ModelConfig Parse(const nlohmann::json& json) {
 }
 
 // Loads all ranks of a world and compares each with the oracle.
-void ExpectWorldIsRight(const nlohmann::json& json,
-                        const TinyCheckpointOptions& options, int tp, int dp,
-                        bool slice_experts = false) {
+void ExpectWorldIsRight(const TinyCheckpoint& tiny, const nlohmann::json& json,
+                        int tp, int dp, bool slice_experts = false) {
   SCOPED_TRACE("tp " + std::to_string(tp) + " dp " + std::to_string(dp));
-  const TinyCheckpoint tiny(json, options);
   const auto file = ReadModelConfig(tiny.dir());
   ASSERT_TRUE(file.ok()) << file.status();
   const auto checkpoint = Checkpoint::Open(tiny.dir());
@@ -250,25 +248,27 @@ void ExpectWorldIsRight(const nlohmann::json& json,
 }
 
 TEST(WeightShardTest, LoadsTheRightSlicesOnEveryMesh) {
+  const TinyCheckpoint tiny(TinyConfigJson());
   for (const auto& [tp, dp] : std::vector<std::pair<int, int>>{
            {1, 1}, {1, 2}, {2, 1}, {2, 2}, {4, 1}, {4, 2}}) {
-    ExpectWorldIsRight(TinyConfigJson(), {}, tp, dp);
+    ExpectWorldIsRight(tiny, TinyConfigJson(), tp, dp);
   }
 }
 
 TEST(WeightShardTest, LoadsUnevenSlicesInEveryFormat) {
-  for (int tp : {1, 2, 8}) {
-    ExpectWorldIsRight(UnevenConfigJson(), {.matrix_dtype = "BF16"}, tp, 1);
-    ExpectWorldIsRight(UnevenConfigJson(), {.matrix_dtype = "F32", .shards = 1},
-                       tp, 1);
-    ExpectWorldIsRight(UnevenConfigJson(), {.block_fp8 = true, .shards = 3}, tp,
-                       1);
+  const nlohmann::json json = UnevenConfigJson();
+  for (const TinyCheckpointOptions& options :
+       std::vector<TinyCheckpointOptions>{{.matrix_dtype = "BF16"},
+                                          {.matrix_dtype = "F32", .shards = 1},
+                                          {.block_fp8 = true, .shards = 3}}) {
+    const TinyCheckpoint tiny(json, options);
+    for (int tp : {1, 8}) ExpectWorldIsRight(tiny, json, tp, 1);
   }
 }
 
 TEST(WeightShardTest, LoadsSlicedExperts) {
-  ExpectWorldIsRight(UnevenConfigJson(), {.block_fp8 = true}, 4, 1,
-                     /*slice_experts=*/true);
+  const TinyCheckpoint tiny(UnevenConfigJson(), {.block_fp8 = true});
+  ExpectWorldIsRight(tiny, UnevenConfigJson(), 4, 1, /*slice_experts=*/true);
 }
 
 TEST(WeightShardTest, TiesTheHeadToTheEmbedding) {
