@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu_backend.h"
 #include "tests/parallel/collective_cases.h"
 #include "tests/parallel/mpi_world.h"
-#include "tests/parallel/sum_backend.h"
 
 namespace ring {
 namespace {
@@ -24,7 +24,7 @@ class MpiCommunicatorTest : public testing::TestWithParam<int> {};
 
 TEST_P(MpiCommunicatorTest, PassesTheCase) {
   MpiWorld& world = MpiWorld::Get();
-  const auto backend = MakeSumBackend();
+  const auto backend = MakeCpuBackend(1);
   const auto mesh = Mesh::Create(ConfigOf(world.runtime->size(), 1));
   ASSERT_TRUE(mesh.ok()) << mesh.status();
   auto axes = world.runtime->CreateCommunicators(
@@ -48,7 +48,7 @@ TEST(MpiRuntimeTest, AxesConnectTheRightRanks) {
   for (int tp = 1; tp <= size; ++tp) {
     if (size % tp != 0) continue;
     const int dp = size / tp;
-    const auto backend = MakeSumBackend();
+    const auto backend = MakeCpuBackend(1);
     const auto mesh = Mesh::Create(ConfigOf(tp, dp));
     ASSERT_TRUE(mesh.ok()) << mesh.status();
     auto axes = world.runtime->CreateCommunicators(

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu_backend.h"
 #include "tests/parallel/collective_cases.h"
-#include "tests/parallel/sum_backend.h"
 
 namespace ring {
 namespace {
@@ -37,7 +37,7 @@ TEST_P(ThreadCommunicatorTest, PassesTheCase) {
   ThreadWorld world(ranks, 1);
   std::vector<Progress> progress(ranks);
   RunRanks(ranks, [&](int rank) {
-    const auto backend = MakeSumBackend();
+    const auto backend = MakeCpuBackend(1);
     const auto control = world.Control(rank, &progress[rank]);
     const auto mesh = Mesh::Create(ConfigOf(rank, ranks, 1));
     ASSERT_TRUE(mesh.ok()) << mesh.status();
@@ -68,7 +68,7 @@ TEST(ThreadWorldTest, AxesConnectTheRightRanks) {
   ThreadWorld world(tp, dp);
   RunRanks(tp * dp, [&](int rank) {
     Progress progress;
-    const auto backend = MakeSumBackend();
+    const auto backend = MakeCpuBackend(1);
     const auto mesh = Mesh::Create(ConfigOf(rank, tp, dp));
     ASSERT_TRUE(mesh.ok()) << mesh.status();
     auto axes = world.Communicators(*mesh, {backend.get(), &progress, 1, 1});

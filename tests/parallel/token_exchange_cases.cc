@@ -2,9 +2,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "kernels/cpu_backend.h"
 #include "parallel/alltoall_token_exchange.h"
 #include "tests/parallel/collective_cases.h"
-#include "tests/parallel/sum_backend.h"
 
 namespace ring {
 namespace {
@@ -130,7 +130,7 @@ void CheckExchange(Communicator* world, const ExpertPlacement& placement,
 }  // namespace
 
 void TokenExchangeEqualsLocalExperts(Communicator* world, ControlChannel*) {
-  const auto backend = MakeSumBackend();
+  const auto backend = MakeCpuBackend(1);
   const ExpertPlacement placement = PlacementOver(world->size());
   for (const DType x_dtype : {DType::kFloat32, DType::kBFloat16}) {
     auto exchange = MakeAllToAllTokenExchange(
