@@ -15,6 +15,18 @@ using simd::FloatVec;
 RING_INLINE float Widen(float x) { return x; }
 RING_INLINE float Widen(BFloat16 x) { return ToFloat(x); }
 
+// Asks for rows [row, row + rows) of a page's keys or values.
+template <typename T>
+RING_INLINE void PrefetchRows(const void* page, int row, int rows, int dim) {
+  constexpr int64_t kLineBytes = 64;
+  const char* const begin =
+      reinterpret_cast<const char*>(static_cast<const T*>(page) + row * dim);
+  const int64_t bytes = int64_t{rows} * dim * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < bytes; i += kLineBytes) {
+    __builtin_prefetch(begin + i);
+  }
+}
+
 // Keys stay where they are, row-major: kLanes dot products at a time, their
 // lanes summed together at the end. kQueries queries share the loads of
 // kLanes / kQueries keys.
@@ -27,6 +39,7 @@ struct ScoresKernel {
     const float* const q = b.q + int64_t{first_query} * dim;
     for (int token = 0; token < b.tokens; token += kTokens) {
       const T* const k = static_cast<const T*>(b.k) + int64_t{token} * dim;
+      if (first_query == 0) PrefetchRows<T>(b.v, token, kTokens, dim);
       FloatVec<kLanes> sums[kLanes] = {};  // query i, token t: i * kTokens + t
       int d = 0;
       for (; d + kLanes <= dim; d += kLanes) {
@@ -95,7 +108,10 @@ struct ValuesKernel {
         simd::Load<kLanes>(o + i * dim + c * kLanes, sums[i][c]);
       }
     }
+    const bool fetch_ahead =
+        first_query == 0 && column == 0 && b.next_k != nullptr;
     for (int token = 0; token < b.tokens; ++token, v += dim) {
+      if (fetch_ahead) PrefetchRows<T>(b.next_k, token, 1, dim);
       FloatVec<kLanes> value[kVectors];
 #pragma GCC unroll 4
       for (int c = 0; c < kVectors; ++c) {

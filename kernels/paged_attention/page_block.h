@@ -15,7 +15,10 @@ struct PageBlock {
   const void* k = nullptr;  // [kPageTokens, D] of the page, bf16 or fp32
   const void* v = nullptr;  // likewise
   DType kv_dtype = DType::kBFloat16;
-  int tokens = 0;            // of the page, in use: 1 to kPageTokens
+  int tokens = 0;  // of the page, in use: 1 to kPageTokens
+  // The keys that are needed next, null if none: fetched ahead, since a page
+  // is too short for the processor to notice the stream.
+  const void* next_k = nullptr;
   float* weights = nullptr;  // [queries, kPageTokens]
   float* o = nullptr;        // [queries, D]
 };

@@ -215,6 +215,11 @@ void RunTile(const PagedAttentionArgs& args, const Tile& tile, TileScratch* t,
     block.v = KvEntry(args.v_pages, args.kv_dtype, from);
     block.tokens =
         static_cast<int>(std::min<int64_t>(kPageTokens, length - start));
+    block.next_k = page + 1 < tile.end_page
+                       ? KvEntry(args.k_pages, args.kv_dtype,
+                                 KvOffset(args, tile.segment,
+                                          start + kPageTokens, tile.kv_head))
+                       : nullptr;
     PageScores(block);
     for (int m = 0; m < queries; ++m) {
       float* const weights = t->weights.data() + int64_t{m} * kPageTokens;

@@ -20,6 +20,7 @@
 // in front: it would take the same LogitsSlice and the rows' parameters.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 
 namespace ring {
@@ -72,6 +73,12 @@ struct RowStats {
   int32_t bad = 0;     // 1: a logit is NaN or +inf
   int32_t padding = 0;
 };
+
+// Keys order like the logits; -0 and +0 share one.
+inline uint32_t OrderedKey(float logit) {
+  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
 
 // A search for the key of the smallest logit that a row keeps.
 struct Threshold {

@@ -47,12 +47,6 @@ void ForChunks(const LogitsSlice& slice, ThreadPool* pool,
   });
 }
 
-// Keys have the order of the logits; -0 and +0 share one.
-uint32_t OrderedKey(float logit) {
-  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
 // Merges b, of higher ids, into a.
 void Merge(const RowStats& b, RowStats* a) {
   a->bad |= b.bad;
