@@ -10,12 +10,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/status_macros.h"
 
 namespace ring {
@@ -173,8 +171,8 @@ absl::StatusOr<Fd> Connect(const SocketAddress& address,
   if (connect(fd.get(), list.first->ai_addr, list.first->ai_addrlen) != 0) {
     if (errno != EINPROGRESS) return ErrnoStatus(doing);
     RING_RETURN_IF_ERROR(WaitFor(fd, POLLOUT, deadline, doing.c_str()));
-    socklen_t length = sizeof(errno);
     int error = 0;
+    socklen_t length = sizeof(error);
     getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length);
     if (error != 0) {
       errno = error;
