@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -43,8 +45,6 @@ class Engine {
     int64_t max_context = 0;       // tokens of one sequence
     DType activation_dtype = DType::kBFloat16;
     DType kv_dtype = DType::kBFloat16;
-    // Ids from here on are padding of the vocabulary: never sampled.
-    int num_token_ids = 0;
   };
 
   // RESOURCE_EXHAUSTED if caches and activations do not fit the device.
@@ -56,9 +56,15 @@ class Engine {
   // limit of this engine: the rank must end then.
   absl::StatusOr<v1::StepResult> Step(const v1::BatchPlan& plan);
 
+  // Called in every step between model and sampler, for tests that compare
+  // logits: [samples of this group, local vocabulary], device.
+  using StepObserver =
+      std::function<void(const v1::BatchPlan& plan, const float* logits)>;
+  void set_step_observer(StepObserver observer) {
+    observer_ = std::move(observer);
+  }
+
   HybridModel& model() { return *model_; }
-  // Logits of the last step's samples, [samples, local vocabulary], device.
-  const float* last_logits() const { return last_logits_; }
 
  private:
   Engine(const Parts& parts, const Options& options)
@@ -73,6 +79,7 @@ class Engine {
   std::unique_ptr<DeviceBuffer> last_tokens_;  // [max_sequences] int32
   std::unique_ptr<DeviceBuffer> sampled_;      // [max samples] int32
   const float* last_logits_ = nullptr;
+  StepObserver observer_;
 };
 
 }  // namespace ring

@@ -1,6 +1,7 @@
 #include "worker/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -207,9 +208,21 @@ bool Scheduler::NextPlan(v1::BatchPlan* plan) {
   }
   if (!any) return false;
   plan->set_step(next_step_++);
+  plan->set_num_token_ids(NumTokenIds(sent));
   FillExchange(plan);
   in_flight_.push_back(std::move(sent));
   return true;
+}
+
+// The same for all requests, as one coordinator sends them.
+int32_t Scheduler::NumTokenIds(const SentPlan& plan) {
+  int32_t ids = std::numeric_limits<int32_t>::max();
+  for (const SentPlan::Group& group : plan.groups) {
+    for (const SequenceState* sequence : group.samples) {
+      ids = std::min(ids, sequence->request.num_token_ids);
+    }
+  }
+  return ids;
 }
 
 void Scheduler::PlanDecodes(Group* group, v1::GroupPlan* plan,

@@ -137,6 +137,7 @@ class Scheduler final : public RequestSink {
   void AddSample(SequenceState* sequence, int64_t row, v1::GroupPlan* plan,
                  SentPlan::Group* sent);
   void FillExchange(v1::BatchPlan* plan) const;
+  static int32_t NumTokenIds(const SentPlan& plan);
 
   void CommitToken(SequenceState* sequence, int32_t token, float logprob);
   void End(SequenceState* sequence, FinishReason reason, absl::Status error);

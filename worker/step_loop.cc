@@ -93,6 +93,7 @@ absl::Status StepLoop::RunFollower() {
   const int rank = parts_.control->rank();
   const bool speaks = rank % parts_.tensor_parallel == 0;
   std::string bytes;
+  std::vector<std::string> unused;  // Gather fills it on the leader only
   v1::BatchPlan plan;
   for (;;) {
     RING_RETURN_IF_ERROR(parts_.control->Broadcast(&bytes));
@@ -118,7 +119,7 @@ absl::Status StepLoop::RunFollower() {
                               parts_.engine->Step(plan));
         if (parts_.data_parallel > 1) {
           RING_RETURN_IF_ERROR(parts_.control->Gather(
-              speaks ? result.SerializeAsString() : std::string(), nullptr));
+              speaks ? result.SerializeAsString() : std::string(), &unused));
         }
         break;
       }

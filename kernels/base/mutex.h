@@ -6,11 +6,8 @@
 #include <condition_variable>
 #include <mutex>
 
-// Brings GUARDED_BY, under the same name and with the same meaning as here;
-// absl::Status includes it too, so a definition of our own would clash.
-#include "absl/base/thread_annotations.h"
-
-// Some releases of abseil define the short names themselves.
+// Some releases of abseil define the short names themselves, with the same
+// meaning.
 #include "absl/base/thread_annotations.h"
 #ifndef GUARDED_BY
 #define GUARDED_BY(mutex) ABSL_GUARDED_BY(mutex)

@@ -11,18 +11,24 @@ namespace ring {
 
 class ThreadPool;
 
-// Per row: p = sigmoid(x W^T) in fp32; c = p + expert_bias chooses; the
-// topk_group groups with the largest sum of their two largest c stay open; the
-// top_k experts with the largest c among them are taken, in falling order of
-// c; w = p of those, divided by their sum + 1e-20 if norm_topk_prob, times
-// routed_scaling_factor. Equal values go to the lower index, of groups and of
-// experts.
+// Per row, if norm_weight is set: x' = x / sqrt(mean(x^2) + eps) * norm_weight
+// in fp32 without rounding, else x' = x. A router that reads rounded rows
+// picks other experts where two are nearly equal, so the model passes the
+// residual stream. Then p = sigmoid(x' W^T) in fp32; c = p + expert_bias
+// chooses; the topk_group groups with the largest sum of their two largest c
+// stay open; the top_k experts with the largest c among them are taken, in
+// falling order of c; w = p of those, divided by their sum + 1e-20 if
+// norm_topk_prob, times routed_scaling_factor. Equal values go to the lower
+// index, of groups and of experts.
 struct MoeRoutingArgs {
   const void* x = nullptr;  // [rows, hidden] bf16 or fp32
   DType x_dtype = DType::kFloat32;
   int64_t rows = 0;
   int64_t decode_rows = 0;             // as in LinearArgs, for x W^T
-  WeightMatrix router;                 // [num_experts, hidden] fp32 or bf16
+  const float* norm_weight = nullptr;  // [hidden]; x is fp32 then
+  float eps = 0;
+  float* normed = nullptr;  // [rows, hidden] scratch if norm_weight is set
+  WeightMatrix router;      // [num_experts, hidden] fp32 or bf16
   const float* expert_bias = nullptr;  // [num_experts], null: no bias
   int num_experts = 0;
   int n_group = 1;

@@ -97,6 +97,22 @@ void RouteRow(const MoeRoutingArgs& args, const float* logits, int32_t* experts,
   for (int slot = 0; slot < args.top_k; ++slot) weights[slot] *= scale;
 }
 
+// normed = rms(x) * norm_weight
+void NormRows(const MoeRoutingArgs& args, ThreadPool* pool) {
+  RING_CHECK(args.x_dtype == DType::kFloat32);
+  const int64_t hidden = args.router.cols;
+  pool->ParallelFor(args.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* const x = static_cast<const float*>(args.x) + row * hidden;
+      float* const normed = args.normed + row * hidden;
+      const float scale = InverseRms(SumOfSquares(x, hidden), hidden, args.eps);
+      for (int64_t i = 0; i < hidden; ++i) {
+        normed[i] = x[i] * scale * args.norm_weight[i];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void MoeRouting(const MoeRoutingArgs& args, ThreadPool* pool) {
@@ -107,6 +123,10 @@ void MoeRouting(const MoeRoutingArgs& args, ThreadPool* pool) {
   LinearArgs linear;
   linear.x = args.x;
   linear.x_dtype = args.x_dtype;
+  if (args.norm_weight != nullptr) {
+    NormRows(args, pool);
+    linear.x = args.normed;
+  }
   linear.rows = args.rows;
   linear.decode_rows = args.decode_rows;
   linear.weight = args.router;

@@ -141,7 +141,8 @@ void HybridModel::MlpHalf(const StepContext& step, int layer,
                           MoeExchange exchange) {
   const LayerWeights& weights = parts_.weights->layers[layer];
   if (!step.config.IsDenseLayer(layer)) {
-    moe_->Forward(step, layer, weights.moe, exchange, NormAfter(layer),
+    moe_->Forward(step, layer, weights.moe, exchange,
+                  weights.post_attention_layernorm.data(), NormAfter(layer),
                   stream_.get());
     return;
   }

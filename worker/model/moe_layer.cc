@@ -6,20 +6,31 @@
 #include "kernels/elementwise/embedding.h"
 #include "kernels/grouped_ffn/grouped_ffn.h"
 #include "kernels/moe_routing/moe_routing.h"
+#include "parallel/alltoall_token_exchange.h"
 #include "parallel/expert_placement.h"
 #include "parallel/mesh.h"
 
 namespace ring {
 namespace {
 
-// Fills workspace.experts and workspace.expert_weights for `rows` rows of x.
-void Route(const StepContext& step, const MoeWeights& weights, const void* x,
-           int64_t rows) {
+// Decode rows come first among all rows of the group.
+int64_t OwnDecodeRows(const StepContext& step, const ResidualStream& stream) {
+  return std::clamp<int64_t>(step.inputs.decode_rows - stream.own_rows().begin,
+                             0, stream.own_rows().size());
+}
+
+// Fills workspace.own_experts and own_weights for the stream's own rows. The
+// router reads the fp32 stream, not the rounded rows.
+void Route(const StepContext& step, const MoeWeights& weights,
+           const float* norm_weight, ResidualStream* stream) {
   const Workspace& w = step.workspace;
   MoeRoutingArgs route;
-  route.x = x;
-  route.x_dtype = step.activation_dtype;
-  route.rows = rows;
+  route.x = stream->residual();
+  route.rows = stream->own_rows().size();
+  route.decode_rows = OwnDecodeRows(step, *stream);
+  route.norm_weight = norm_weight;
+  route.eps = step.config.rms_norm_eps;
+  route.normed = w.router_input;
   route.router = weights.router;
   route.expert_bias = weights.expert_bias.data();
   route.num_experts = step.config.num_experts;
@@ -29,8 +40,8 @@ void Route(const StepContext& step, const MoeWeights& weights, const void* x,
   route.norm_topk_prob = step.config.norm_topk_prob;
   route.routed_scaling_factor = step.config.routed_scaling_factor;
   route.logits = w.router_logits;
-  route.experts = w.experts;
-  route.weights = w.expert_weights;
+  route.experts = w.own_experts;
+  route.weights = w.own_weights;
   step.backend.MoeRouting(route);
 }
 
@@ -74,52 +85,58 @@ absl::StatusOr<std::unique_ptr<MoeRunner>> MoeRunner::Create(
   options.hidden = config.hidden_size;
   options.top_k = config.num_experts_per_tok;
   options.x_dtype = activation_dtype;
-  RING_ASSIGN_OR_RETURN(
-      runner->exchange_,
-      MakeTokenExchange(options, placement, communicators.world, backend));
+  RING_ASSIGN_OR_RETURN(runner->exchange_,
+                        MakeAllToAllTokenExchange(
+                            communicators.world, &placement, backend, options));
   return runner;
 }
 
 void MoeRunner::Forward(const StepContext& step, int layer,
                         const MoeWeights& weights, MoeExchange exchange,
-                        const float* next_norm, ResidualStream* stream) {
+                        const float* norm_weight, const float* next_norm,
+                        ResidualStream* stream) {
   if (exchange == MoeExchange::kReplicated) {
-    Replicated(step, layer, weights, next_norm, stream);
+    Replicated(step, layer, weights, norm_weight, next_norm, stream);
   } else {
-    AllToAll(step, layer, weights, next_norm, stream);
+    AllToAll(step, layer, weights, norm_weight, next_norm, stream);
   }
 }
 
 void MoeRunner::Replicated(const StepContext& step, int layer,
-                           const MoeWeights& weights, const float* next_norm,
-                           ResidualStream* stream) {
+                           const MoeWeights& weights, const float* norm_weight,
+                           const float* next_norm, ResidualStream* stream) {
   const Workspace& w = step.workspace;
   const int64_t hidden = step.config.hidden_size;
   const int64_t group_rows = stream->rows();  // the same in every group
   const int64_t rows = group_rows * mesh_.dp();
   if (rows == 0) return;
 
-  const void* own = stream->GatherNormed();
-  const void* x = own;
+  Route(step, weights, norm_weight, stream);
+  const void* const own = stream->GatherNormed();
+  DispatchedRows all{rows, own, w.local_experts, w.own_weights};
+  const int32_t* experts = w.own_experts;
   if (mesh_.dp() > 1) {
-    communicators_.dp->AllGather(
-        own, w.moe_rows,
-        group_rows * hidden *
-            static_cast<int64_t>(SizeOf(step.activation_dtype)));
-    x = w.moe_rows;
+    const int64_t row_bytes =
+        hidden * static_cast<int64_t>(SizeOf(step.activation_dtype));
+    const int64_t slot_bytes = group_rows * step.config.num_experts_per_tok *
+                               static_cast<int64_t>(sizeof(int32_t));
+    communicators_.dp->AllGather(own, w.moe_rows, group_rows * row_bytes);
+    communicators_.dp->AllGather(w.own_experts, w.experts, slot_bytes);
+    communicators_.dp->AllGather(w.own_weights, w.expert_weights, slot_bytes);
+    all.x = w.moe_rows;
+    all.weights = w.expert_weights;
+    experts = w.experts;
   }
-  Route(step, weights, x, rows);
 
   LocalExpertsArgs local;
-  local.experts = w.experts;
+  local.experts = experts;
   local.rows = rows;
   local.top_k = step.config.num_experts_per_tok;
   local.row_valid = step.inputs.row_valid;
   local.to_local = static_cast<const int32_t*>(to_local_[layer]->data());
   local.local = w.local_experts;
   step.backend.LocalExperts(local);
-  RunExperts(step, weights, {rows, x, w.local_experts, w.expert_weights},
-             w.partial);
+  RunExperts(step, weights, all, w.partial);
 
   // This group's rows also get this rank's slice of the shared expert.
   const int64_t first = mesh_.dp_rank() * group_rows;
@@ -152,23 +169,22 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
 }
 
 void MoeRunner::AllToAll(const StepContext& step, int layer,
-                         const MoeWeights& weights, const float* next_norm,
-                         ResidualStream* stream) {
+                         const MoeWeights& weights, const float* norm_weight,
+                         const float* next_norm, ResidualStream* stream) {
   const Workspace& w = step.workspace;
   const int64_t rows = stream->own_rows().size();
   const void* x = stream->normed_own();
 
-  Route(step, weights, x, rows);
+  Route(step, weights, norm_weight, stream);
   const DispatchedRows received =
-      exchange_->Dispatch(rows, x, w.experts, w.expert_weights, layer);
+      exchange_->Dispatch(rows, x, w.own_experts, w.own_weights, layer);
   RunExperts(step, weights, received, w.partial);
 
   DenseFfnArgs shared;
   shared.x = x;
   shared.x_dtype = step.activation_dtype;
   shared.rows = rows;
-  shared.decode_rows = std::clamp<int64_t>(
-      step.inputs.decode_rows - stream->own_rows().begin, 0, rows);
+  shared.decode_rows = OwnDecodeRows(step, *stream);
   shared.weights = weights.shared_expert;
   shared.y = w.own_result;
   shared.workspace = w.ffn;

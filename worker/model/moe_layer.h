@@ -38,20 +38,23 @@ class MoeRunner {
       const ExpertPlacement& placement, const Communicators& communicators,
       int64_t max_rows, DType activation_dtype, Backend* backend);
 
-  // stream += experts(normed) + shared expert(normed); the next half layer's
-  // norm weight is applied to the sum.
+  // stream += experts(normed) + shared expert(normed). norm_weight is the one
+  // that made `normed`; next_norm, the next half layer's, is applied to the
+  // sum. [hidden] each.
   void Forward(const StepContext& step, int layer, const MoeWeights& weights,
-               MoeExchange exchange, const float* next_norm,
-               ResidualStream* stream);
+               MoeExchange exchange, const float* norm_weight,
+               const float* next_norm, ResidualStream* stream);
 
  private:
   MoeRunner(const Mesh& mesh, const Communicators& communicators)
       : mesh_(mesh), communicators_(communicators) {}
 
   void Replicated(const StepContext& step, int layer, const MoeWeights& weights,
-                  const float* next_norm, ResidualStream* stream);
+                  const float* norm_weight, const float* next_norm,
+                  ResidualStream* stream);
   void AllToAll(const StepContext& step, int layer, const MoeWeights& weights,
-                const float* next_norm, ResidualStream* stream);
+                const float* norm_weight, const float* next_norm,
+                ResidualStream* stream);
 
   const Mesh& mesh_;
   const Communicators communicators_;

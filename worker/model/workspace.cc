@@ -57,7 +57,11 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
                                   config.head_dim)));
   RING_RETURN_IF_ERROR(allocate(&w->moe_rows, moe_rows * hidden * act));
   RING_RETURN_IF_ERROR(
-      allocate(&w->router_logits, moe_rows * config.num_experts * kFloat));
+      allocate(&w->router_logits, rows * config.num_experts * kFloat));
+  RING_RETURN_IF_ERROR(allocate(&w->router_input, rows * hidden * kFloat));
+  const int64_t own_slots = rows * config.num_experts_per_tok;
+  RING_RETURN_IF_ERROR(allocate(&w->own_experts, own_slots * kFloat));
+  RING_RETURN_IF_ERROR(allocate(&w->own_weights, own_slots * kFloat));
   const int64_t slots = moe_rows * config.num_experts_per_tok;
   RING_RETURN_IF_ERROR(allocate(&w->experts, slots * kFloat));
   RING_RETURN_IF_ERROR(allocate(&w->local_experts, slots * kFloat));

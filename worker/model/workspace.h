@@ -41,7 +41,10 @@ struct Workspace {
   float* lightning = nullptr;       // scratch of the lightning op
 
   void* moe_rows = nullptr;          // [W, hidden] act, rows of all groups
-  float* router_logits = nullptr;    // [W, num_experts]
+  float* router_input = nullptr;     // [R, hidden] normed without rounding
+  float* router_logits = nullptr;    // [R, num_experts]
+  int32_t* own_experts = nullptr;    // [R, top_k] global ids of own rows
+  float* own_weights = nullptr;      // [R, top_k]
   int32_t* experts = nullptr;        // [W, top_k] global ids
   int32_t* local_experts = nullptr;  // [W, top_k] this rank's, or -1
   float* expert_weights = nullptr;   // [W, top_k]

@@ -1,0 +1,85 @@
+// A whole worker group in one process: a thread per rank, real model code.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/base/dtype.h"
+#include "kernels/base/mutex.h"
+#include "parallel/mesh.h"
+#include "worker/engine.h"
+#include "worker/model/load_plan.h"
+#include "worker/request_sink.h"
+#include "worker/scheduler.h"
+
+namespace ring {
+
+// What became of one request.
+struct Completion {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;
+  bool done() const { return finish != FinishReason::kNone || !error.ok(); }
+};
+
+// Ranks talk through ThreadWorld; the scheduler, step loop, engine and model
+// are those of ring-worker. Thread-safe.
+class MiniGroup {
+ public:
+  struct Options {
+    std::string model_dir;
+    int tp = 1;
+    int dp = 1;
+    DType activation_dtype = DType::kFloat32;
+    Scheduler::ExchangePolicy exchange = Scheduler::ExchangePolicy::kAuto;
+    WeightFormat format = WeightFormat::kAsStored;
+    DecayMode decay_mode = DecayMode::kIndex;
+    int max_sequences = 8;
+    int64_t kv_tokens = 16384;
+    int64_t max_batch_tokens = 512;
+    int64_t max_context = 4096;
+    int max_queued = 1024;
+    int64_t replicated_rows = 4;
+    int num_token_ids = 1 << 30;
+    int threads = 1;
+    // Called on each rank's thread before its first step.
+    std::function<void(int rank, const Mesh& mesh, Engine* engine)> on_ready;
+  };
+
+  // Loads the model and starts all ranks.
+  static absl::StatusOr<std::unique_ptr<MiniGroup>> Start(
+      const Options& options);
+  // Cancels what runs and ends the ranks.
+  ~MiniGroup();
+
+  // The id is given out here; num_token_ids is filled in if it is 0.
+  uint64_t Submit(GenerationRequest request);
+  void Cancel(uint64_t id) { scheduler_->Cancel(id); }
+  // Waits for the end of a request, at most two minutes.
+  Completion Wait(uint64_t id);
+  Completion Run(GenerationRequest request) {
+    return Wait(Submit(std::move(request)));
+  }
+
+  Scheduler& scheduler() { return *scheduler_; }
+
+ private:
+  class Events;
+  struct Ranks;
+  MiniGroup();
+
+  Options options_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Events> events_;
+  std::unique_ptr<Ranks> ranks_;
+  uint64_t next_id_ = 1;
+};
+
+// tests/data/ring-tiny.
+std::string RingTinyDir();
+
+}  // namespace ring

@@ -1,0 +1,101 @@
+#include "worker/flags.h"
+
+#include <sstream>
+
+#include "CLI/CLI.hpp"
+
+namespace ring {
+
+absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
+                                             int* exit_code) {
+  *exit_code = -1;
+  WorkerFlags flags;
+  CLI::App app(
+      "One rank of a Ringmaster worker group. Start it with mpirun or srun.",
+      "ring-worker");
+  app.option_defaults()->always_capture_default();
+  app.set_config("--config", "",
+                 "File with the same names as these flags; flags win");
+  app.set_version_flag("--version", "ringmaster " RING_VERSION);
+  app.add_option("--coordinator", flags.coordinator,
+                 "HOST:PORT of the coordinator to join");
+  app.add_option("--model", flags.model, "Folder of a Hugging Face checkpoint")
+      ->required();
+  app.add_option("--device", flags.device, "Where the model runs: cpu");
+  app.add_option("--tp", flags.tp,
+                 "Tensor-parallel ranks that share each sequence")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--dp", flags.dp,
+                 "Data-parallel groups; 0: as many as the ranks make")
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--max-sequences", flags.max_sequences,
+                 "Sequences that run at once, per data-parallel group")
+      ->check(CLI::Range(1, 65536));
+  app.add_option("--kv-tokens", flags.kv_tokens,
+                 "Tokens that the KV pages hold, per data-parallel group")
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
+  app.add_option("--max-batch-tokens", flags.max_batch_tokens,
+                 "Tokens of one step, per data-parallel group")
+      ->check(CLI::Range(int64_t{65}, int64_t{1} << 20));
+  app.add_option("--max-context", flags.max_context,
+                 "Tokens of a sequence, prompt and completion; 0: what the "
+                 "model allows")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  app.add_option("--max-queued", flags.max_queued,
+                 "Requests that wait for a slot; more are refused")
+      ->check(CLI::Range(1, 1 << 20));
+  app.add_option("--weights", flags.weights,
+                 "Form of the big matrices: as-stored, or fp8 (128 x 128 "
+                 "blocks, quantised while loading)")
+      ->check(CLI::IsMember({"as-stored", "bf16", "fp8"}));
+  app.add_option("--activations", flags.activations,
+                 "Type between the layers: bf16 or fp32")
+      ->check(CLI::IsMember({"bf16", "fp32"}));
+  app.add_option("--load", flags.load,
+                 "checkpoint, or dummy: random weights for any config.json")
+      ->check(CLI::IsMember({"checkpoint", "dummy"}));
+  app.add_option("--decay", flags.decay,
+                 "How the decay of linear layers shrinks with depth: index "
+                 "(vendor's engine) or index_m1 (transformers)")
+      ->check(CLI::IsMember({"index", "index_m1"}));
+  app.add_option("--moe-exchange", flags.moe_exchange,
+                 "How rows meet their experts: auto, alltoall or replicated")
+      ->check(CLI::IsMember({"auto", "alltoall", "replicated"}));
+  app.add_option("--threads", flags.threads,
+                 "Threads of this rank; 0: cores of the host over its ranks")
+      ->check(CLI::Range(0, 4096));
+  app.add_option("--incident-file", flags.incident_file,
+                 "Also append the line about a failed rank to this file");
+  app.add_flag("--check", flags.check,
+               "Report whether the checkpoint fits this program and tp, "
+               "without reading tensor data, and exit");
+  app.add_flag("--verbose", flags.verbose, "Log at debug level");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out, err;
+    const int code = app.exit(error, out, err);
+    if (code == 0) {  // help or version
+      std::fputs(out.str().c_str(), stdout);
+      *exit_code = 0;
+      return flags;
+    }
+    return absl::InvalidArgumentError(err.str());
+  }
+  if (flags.device != "cpu") {
+    return absl::InvalidArgumentError(
+        "--device " + flags.device + ": this program has the cpu backend only");
+  }
+  if (!flags.check && flags.coordinator.empty()) {
+    return absl::InvalidArgumentError("--coordinator HOST:PORT is missing");
+  }
+  if (flags.max_batch_tokens < flags.max_sequences + 64) {
+    return absl::InvalidArgumentError(
+        "--max-batch-tokens = " + std::to_string(flags.max_batch_tokens) +
+        " is below --max-sequences + 64 = " +
+        std::to_string(flags.max_sequences + 64));
+  }
+  return flags;
+}
+
+}  // namespace ring

@@ -1,0 +1,40 @@
+// The command line of ring-worker.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace ring {
+
+// Values as given; what depends on the model or the mesh is checked later.
+struct WorkerFlags {
+  std::string coordinator;  // HOST:PORT
+  std::string model;        // folder
+  std::string device = "cpu";
+  int tp = 1;
+  int dp = 0;  // 0: all ranks that tp leaves
+  int max_sequences = 16;
+  int64_t kv_tokens = 65536;
+  int64_t max_batch_tokens = 2048;
+  int64_t max_context = 0;  // 0: the model's max_position_embeddings
+  int max_queued = 256;
+  std::string weights = "as-stored";  // as-stored, fp8
+  std::string activations = "bf16";   // bf16, fp32
+  std::string load = "checkpoint";    // checkpoint, dummy
+  std::string decay = "index";        // index, index_m1
+  std::string moe_exchange = "auto";  // auto, alltoall, replicated
+  int threads = 0;                    // 0: cores of the host / its ranks
+  std::string incident_file;
+  bool check = false;
+  bool verbose = false;
+};
+
+// INVALID_ARGUMENT holds the message for the user. If `exit_code` is set to
+// something other than -1, help or version was printed and the process should
+// end with it.
+absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
+                                             int* exit_code);
+
+}  // namespace ring
