@@ -44,7 +44,19 @@ struct DotPanelArgs {
   int64_t n_end = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
+  // Where weights are decoded once for many rows: DotScratchFloats(layout).
+  float* scratch = nullptr;
 };
+
+// Decoded weight rows: as many as fit about half of the second-level cache, a
+// few at least. The padding keeps rows off each other's cache sets.
+inline constexpr int64_t kDecodedPad = 16;
+inline constexpr int64_t kDecodedFloats = 64 * 1024;
+inline constexpr int64_t kMinDecodedRows = 6;
+constexpr int64_t DotScratchFloats(const DotLayout& layout) {
+  const int64_t few = kMinDecodedRows * (layout.packed_words + kDecodedPad);
+  return few > kDecodedFloats ? few : kDecodedFloats;
+}
 
 // One pair of activation and weight types on one instruction set.
 struct DotKernel {

@@ -358,6 +358,90 @@ class Panel {
   }
 };
 
+// FP8 weights: decoding costs more than a product with few rows, so for many
+// rows weights are decoded once, into fp32 in the order of packed activations.
+// The products are then those of fp32 weights, in the same order, and the bits
+// of a row are the same on either way.
+class Fp8Panel {
+ public:
+  static void Run(const DotPanelArgs& args) {
+    if (args.rows <= kFewRows) {
+      Panel<Fp8Weights, WidenedMath<Fp8Weights>>::Run(args);
+      return;
+    }
+    const DotLayout& layout = *args.layout;
+    WeightMatrix decoded;
+    decoded.data = args.scratch;
+    decoded.dtype = DType::kFloat32;
+    decoded.cols = layout.packed_words;
+    decoded.row_stride = layout.packed_words + kDecodedPad;
+    const DotLayout decoded_layout = DecodedLayout(layout);
+    const int64_t fitting =
+        kDecodedFloats / decoded.row_stride / kMinDecodedRows * kMinDecodedRows;
+    const int64_t step = fitting > 0 ? fitting : kMinDecodedRows;
+    for (int64_t n = args.n_begin; n < args.n_end; n += step) {
+      decoded.rows = args.n_end - n < step ? args.n_end - n : step;
+      for (int64_t r = 0; r < decoded.rows; ++r) {
+        DecodeRow(layout, *args.weight, n + r,
+                  args.scratch + r * decoded.row_stride);
+      }
+      DotPanelArgs part = args;
+      part.layout = &decoded_layout;
+      part.weight = &decoded;
+      part.n_begin = 0;
+      part.n_end = decoded.rows;
+      part.out = args.out + (n - args.n_begin);
+      Panel<F32Weights, WidenedMath<F32Weights>>::Run(part);
+    }
+  }
+
+ private:
+  static constexpr int64_t kFewRows = 4;
+
+  // Every block of segments is one segment of packed words.
+  static DotLayout DecodedLayout(const DotLayout& layout) {
+    DotLayout decoded;
+    decoded.cols = layout.packed_words;
+    decoded.block_segments = 1;
+    decoded.segments =
+        (layout.segments + layout.block_segments - 1) / layout.block_segments;
+    const int64_t first = SegmentWord(layout, layout.block_segments);
+    decoded.first_segment = first < decoded.cols ? first : decoded.cols;
+    decoded.segment = layout.block_segments * layout.segment_words;
+    decoded.first_words = decoded.first_segment;
+    decoded.segment_words = decoded.segment;
+    decoded.packed_words = layout.packed_words;
+    return decoded;
+  }
+
+  static void DecodeRow(const DotLayout& layout, const WeightMatrix& weight,
+                        int64_t row, float* to) {
+    constexpr int64_t kGroup = kLanes * Fp8Weights::kParts;
+    const char* data =
+        static_cast<const char*>(weight.data) + row * weight.row_stride;
+    for (int64_t s = 0; s < layout.segments; ++s) {
+      const int64_t begin = SegmentBegin(layout, s);
+      const int64_t end = SegmentEnd(layout, s);
+      const int64_t column = (weight.scale_col_offset + begin) / kScaleBlock;
+      const float scale =
+          weight.scales[weight.row_scale[row] * weight.scale_cols + column];
+      for (int64_t j = begin; j < end; j += kGroup) {
+        char padded[kGroup] = {};
+        const char* from = data + j;
+        if (end - j < kGroup) {
+          std::memcpy(padded, from, end - j);
+          from = padded;
+        }
+        for (int part = 0; part < Fp8Weights::kParts; ++part) {
+          *reinterpret_cast<StoredFloats*>(to) =
+              Fp8Weights::Widen(LoadWords(from), part) * scale;
+          to += kLanes;
+        }
+      }
+    }
+  }
+};
+
 template <typename Weights, typename Math>
 constexpr DotKernel MakeDotKernel() {
   return {Math::kGroupCols, Math::kGroupWords, Math::Pack,
@@ -367,7 +451,8 @@ constexpr DotKernel MakeDotKernel() {
 constexpr DotKernels kWidenedDotKernels = {
     MakeDotKernel<F32Weights, WidenedMath<F32Weights>>(),
     MakeDotKernel<Bf16Weights, WidenedMath<Bf16Weights>>(),
-    MakeDotKernel<Fp8Weights, WidenedMath<Fp8Weights>>(),
+    {WidenedMath<Fp8Weights>::kGroupCols, WidenedMath<Fp8Weights>::kGroupWords,
+     WidenedMath<Fp8Weights>::Pack, Fp8Panel::Run},
     {}};
 
 }  // namespace

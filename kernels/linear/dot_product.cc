@@ -4,6 +4,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/linear/scratch.h"
 
 namespace ring {
 namespace {
@@ -98,6 +99,8 @@ void MultiplyRows(const DotProduct& product, const int32_t* const* x,
   args.n_end = n_end;
   args.out = out;
   args.out_stride = out_stride;
+  thread_local Scratch scratch;
+  args.scratch = scratch.Get<float>(DotScratchFloats(product.layout));
   product.kernel->panel(args);
 }
 
