@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Debian and Ubuntu packages that Ringmaster needs. The only place with package
+# names: every other script asks this one.
+#
+#   packages.sh install GROUP...   install what is missing (root or sudo)
+#   packages.sh missing GROUP...   print what is missing, one name a line
+#
+# Groups: build (compiler and libraries), test (what the test suite runs),
+# sanitize (clang and its runtimes), cross (aarch64 compiler).
+# Exit status 2: packages are missing and this user may not install them.
+set -euo pipefail
+
+packages_of() {
+  case $1 in
+    build) echo ca-certificates cmake ninja-build g++ make pkg-config ccache \
+      libabsl-dev libgrpc++-dev libprotobuf-dev protobuf-compiler \
+      protobuf-compiler-grpc libssl-dev libre2-dev libc-ares-dev zlib1g-dev \
+      libopenmpi-dev openmpi-bin nlohmann-json3-dev libpcre2-dev libcli11-dev \
+      libdnnl-dev procps ;;
+    test) echo libgtest-dev libgmock-dev libbenchmark-dev python3 \
+      python3-numpy python3-jinja2 python3-grpcio python3-protobuf ;;
+    sanitize) echo clang "$(clang_runtime)" ;;
+    cross) echo g++-aarch64-linux-gnu ;;
+    *) echo "packages.sh: unknown group $1" >&2; return 1 ;;
+  esac
+}
+
+# The package with clang's sanitizer runtimes carries clang's version.
+clang_runtime() {
+  local clang
+  clang=$(apt-cache depends clang 2>/dev/null |
+    sed -n 's/.*Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)
+  echo "libclang-rt-${clang:-14}-dev"
+}
+
+missing_of() {
+  local group name
+  for group in "$@"; do
+    for name in $(packages_of "$group"); do
+      [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = \
+        installed ] || echo "$name"
+    done
+  done | sort -u
+}
+
+install_missing() {
+  local missing as_root=""
+  missing=$(missing_of "$@" | tr '\n' ' ')
+  [ -n "$missing" ] || return 0
+  local apt="apt-get install -y --no-install-recommends $missing"
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null ||
+       ! { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+      echo "Packages are missing and this user may not install them. Run as root:" >&2
+      echo "  $apt" >&2
+      return 2
+    fi
+    as_root=sudo
+  fi
+  echo "Installing: $missing"
+  $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  # The list is words, not one name.
+  # shellcheck disable=SC2086
+  $as_root env DEBIAN_FRONTEND=noninteractive $apt -qq >/dev/null
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+  install) install_missing "$@" ;;
+  missing) missing_of "$@" ;;
+  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 1 ;;
+esac
