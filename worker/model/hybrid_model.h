@@ -15,9 +15,9 @@
 #include "worker/model/model_weights.h"
 #include "worker/model/moe_layer.h"
 #include "worker/model/residual_stream.h"
+#include "worker/model/step_inputs.h"
 #include "worker/model/workspace.h"
 #include "worker/model_files/model_config.h"
-#include "worker/plan_buffer.h"
 
 namespace ring {
 

@@ -5,9 +5,9 @@
 #include "kernels/base/dtype.h"
 #include "kernels/step_rows.h"
 #include "worker/cache/cache_pool.h"
+#include "worker/model/step_inputs.h"
 #include "worker/model/workspace.h"
 #include "worker/model_files/model_config.h"
-#include "worker/plan_buffer.h"
 
 namespace ring {
 

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Fails on an include, a macro or a try block outside the place it belongs to.
+
+Dependencies point one way:
+
+  coordinator -> proto <- worker -> parallel -> kernels -> kernels/base
+  coordinator -> worker/model_files
+  worker/model -> worker/cache, worker/model_files
+"""
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# What the files of a folder may include from this project, by prefix. The
+# longest prefix that matches a file's path decides.
+ALLOWED = {
+    "kernels/base/": ["kernels/base/"],
+    "kernels/": ["kernels/"],
+    "parallel/": ["parallel/", "kernels/"],
+    "proto/": ["proto/", "ring/v1/"],
+    "worker/model_files/": ["worker/model_files/", "kernels/base/"],
+    "worker/cache/": [
+        "worker/cache/", "worker/model_files/", "worker/generation_request.h",
+        "parallel/", "kernels/",
+    ],
+    "worker/model/": [
+        "worker/model/", "worker/cache/", "worker/model_files/", "parallel/",
+        "kernels/",
+    ],
+    # The link sees requests and events, nothing of the engine.
+    "worker/coordinator_link": [
+        "worker/coordinator_link", "worker/generation_request.h",
+        "worker/request_sink.h", "worker/model_files/", "proto/", "ring/v1/",
+        "kernels/base/",
+    ],
+    "worker/": ["worker/", "parallel/", "kernels/", "ring/v1/"],
+    "coordinator/text/": [
+        "coordinator/text/", "worker/model_files/", "kernels/base/",
+    ],
+    "coordinator/": [
+        "coordinator/", "proto/", "ring/v1/", "worker/model_files/",
+        "kernels/base/",
+    ],
+}
+
+# Headers of libraries, and the files that may include them.
+CONFINED = [
+    (r"^grpc(pp|\+\+)?/|^proto/status\.h$|\.grpc\.pb\.h$",
+     r"^(coordinator/(?!text/)|proto/status|worker/coordinator_link)"),
+    (r"^mpi\.h$", r"^parallel/[^/]*\.cc$"),
+    (r"^nccl\.h$", r"^parallel/nccl_communicator\.cc$"),
+    (r"^(cuda|cublas|cub/|cooperative_groups)",
+     r"\.cuh?$|^kernels/cuda_backend\.cc$|^parallel/nccl_communicator\.cc$"),
+    (r"^(oneapi|dnnl)", r"^kernels/linear/dnnl_gemm\.cc$"),
+    (r"^CLI/", r"^(worker|coordinator)/(cli/)?(flags|main|[a-z]+)\.(cc|h)$"),
+    (r"\.pb\.h$", r"^(proto|coordinator/(?!text/)|worker/(?!model|cache))"),
+]
+
+# Files that wrap a library which throws.
+MAY_CATCH = {
+    "worker/model_files/json.cc",
+    "coordinator/text/jinja/value_json.cc",
+    "worker/flags.cc",
+    "coordinator/flags.cc",
+    "coordinator/cli/main.cc",
+    "kernels/linear/dnnl_gemm.cc",
+}
+
+# The only files that know which devices were compiled in.
+MAY_ASK_FOR_DEVICES = {
+    "kernels/backend_factory.cc",
+    "parallel/communicator_factory.cc",
+}
+
+FOLDERS = ["kernels", "parallel", "proto", "worker", "coordinator"]
+INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]')
+
+
+def check(path, text):
+    rule = max((p for p in ALLOWED if path.startswith(p)), key=len)
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{path}:{number}"
+        match = INCLUDE.match(line)
+        if match:
+            quoted, target = match.group(1) == '"', match.group(2)
+            if target.startswith("../"):
+                yield f"{where}: {target}: include by path from the root"
+            ours = target.split("/")[0] in FOLDERS + ["ring", "tests"]
+            if quoted and ours and not any(
+                    target.startswith(p) for p in ALLOWED[rule]):
+                yield f"{where}: {rule} may not include {target}"
+            for header, place in CONFINED:
+                if re.search(header, target) and not re.search(place, path):
+                    yield f"{where}: {target} does not belong here"
+        if re.search(r"\b(try\s*\{|catch\s*\()", line) and path not in MAY_CATCH:
+            yield f"{where}: try or catch outside the files that wrap a library"
+        if re.match(r"\s*#\s*if.*RING_WITH_", line) and (
+                path not in MAY_ASK_FOR_DEVICES):
+            yield f"{where}: only the factories ask for RING_WITH_..."
+        if re.search(r"\busing namespace\b", line):
+            yield f"{where}: using namespace"
+
+
+def main():
+    problems = []
+    count = 0
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix not in (".h", ".cc", ".cu", ".cuh"):
+                continue
+            count += 1
+            path = file.relative_to(ROOT).as_posix()
+            problems += check(path, file.read_text())
+    for problem in problems:
+        print(problem)
+    print(f"{count} files, {len(problems)} problems")
+    return 1 if problems or count == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
