@@ -1,0 +1,104 @@
+// ring-coordinator: loads the model's text side, listens, and ends in an
+// orderly way on SIGTERM.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "coordinator/flags.h"
+#include "coordinator/served_model.h"
+#include "coordinator/server.h"
+#include "coordinator/signal_watcher.h"
+#include "kernels/base/log.h"
+#include "kernels/base/mutex.h"
+#include "kernels/base/status_macros.h"
+
+namespace ring {
+namespace {
+
+// How often the program was asked to end.
+class EndRequests {
+ public:
+  void Set(int count) {
+    MutexLock lock(&mutex_);
+    count_ = count;
+    changed_.NotifyAll();
+  }
+  void Wait(int count) {
+    MutexLock lock(&mutex_);
+    while (count_ < count) changed_.Wait(&mutex_);
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  int count_ GUARDED_BY(mutex_) = 0;
+};
+
+// Readers of the file never see half of it.
+absl::Status WritePortFile(const std::string& path,
+                           const std::string& address) {
+  const std::string partial = path + ".partial";
+  FILE* file = std::fopen(partial.c_str(), "w");
+  const bool written =
+      file != nullptr && std::fprintf(file, "%s\n", address.c_str()) > 0;
+  const bool closed = file != nullptr && std::fclose(file) == 0;
+  if (!written || !closed || std::rename(partial.c_str(), path.c_str()) != 0) {
+    return absl::InvalidArgumentError("cannot write --port-file " + path);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run(CoordinatorFlags flags) {
+  EndRequests end_requests;
+  Server* running = nullptr;
+  Mutex running_mutex;
+  // The first signal starts the drain, the second cuts it short.
+  SignalWatcher signals([&](int count) {
+    end_requests.Set(count);
+    MutexLock lock(&running_mutex);
+    if (count > 1 && running != nullptr) running->CancelAll();
+  });
+  flags.server.on_drain = [] { kill(getpid(), SIGTERM); };
+
+  RING_ASSIGN_OR_RETURN(std::unique_ptr<const ServedModel> model,
+                        LoadServedModel(flags.model_dir));
+  LogInfo("model loaded", "name", model->name, "digest", model->digest,
+          "context", model->context_length, "ids", model->num_token_ids);
+  RING_ASSIGN_OR_RETURN(const std::unique_ptr<Server> server,
+                        Server::Start(flags.server, std::move(model)));
+  {
+    MutexLock lock(&running_mutex);
+    running = server.get();
+  }
+  absl::Status status = absl::OkStatus();
+  if (!flags.port_file.empty()) {
+    status = WritePortFile(flags.port_file, server->address());
+  }
+  LogInfo("listening", "address", server->address());
+  if (status.ok()) {
+    end_requests.Wait(1);
+    const bool idle =
+        server->Drain(std::chrono::steady_clock::now() + flags.drain_timeout);
+    LogInfo("stopped", "drained", idle ? "yes" : "no");
+  }
+  MutexLock lock(&running_mutex);
+  running = nullptr;
+  return status;
+}
+
+}  // namespace
+}  // namespace ring
+
+int main(int argc, char** argv) {
+  ring::SetLogIdentity("coordinator");
+  signal(SIGPIPE, SIG_IGN);
+  const absl::Status status = ring::Run(ring::ParseFlags(argc, argv));
+  if (!status.ok()) {
+    ring::LogError("cannot serve", "error", status.ToString());
+    return 1;
+  }
+  return 0;
+}

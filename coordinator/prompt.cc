@@ -1,0 +1,140 @@
+#include "coordinator/prompt.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "coordinator/text/reasoning_splitter.h"
+#include "kernels/base/status_macros.h"
+
+namespace ring {
+namespace {
+
+// A prompt's last tokens: enough for "<think>" spelled letter by letter and
+// some white space.
+constexpr size_t kTailTokens = 32;
+
+absl::StatusOr<std::string> Render(const v1::Chat& chat,
+                                   const ServedModel& model) {
+  if (model.chat_template == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model ", model.name, " has no chat template: send text or token_ids"));
+  }
+  if (chat.messages_size() == 0) {
+    return absl::InvalidArgumentError("chat.messages is empty");
+  }
+  ChatRequest request;
+  for (const v1::ChatMessage& message : chat.messages()) {
+    if (message.role().empty()) {
+      return absl::InvalidArgumentError("a chat message has no role");
+    }
+    ChatMessage& to = request.messages.emplace_back();
+    to.role = message.role();
+    to.content = message.content();
+  }
+  if (chat.has_add_generation_prompt()) {
+    request.add_generation_prompt = chat.add_generation_prompt();
+  }
+  if (chat.has_enable_thinking()) {
+    request.enable_thinking = chat.enable_thinking();
+  }
+  return model.chat_template->Render(request);
+}
+
+absl::StatusOr<Prompt> FromText(std::string text, AddedTokens mode,
+                                const ServedModel& model) {
+  Prompt prompt;
+  RING_ASSIGN_OR_RETURN(prompt.ids, model.tokenizer->Encode(text, mode));
+  prompt.starts_in_thinking = PromptEndsInThinking(text);
+  prompt.text = std::move(text);
+  return prompt;
+}
+
+absl::StatusOr<Prompt> FromChat(const v1::Chat& chat,
+                                const ServedModel& model) {
+  RING_ASSIGN_OR_RETURN(std::string text, Render(chat, model));
+  return FromText(std::move(text), AddedTokens::kRecognise, model);
+}
+
+absl::StatusOr<Prompt> FromIds(const v1::TokenIds& list,
+                               const ServedModel& model) {
+  Prompt prompt;
+  prompt.ids.assign(list.ids().begin(), list.ids().end());
+  for (size_t i = 0; i < prompt.ids.size(); ++i) {
+    const int32_t id = prompt.ids[i];
+    if (id < 0 || id >= model.num_token_ids) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token_ids: id ", id, " at position ", i,
+                       " is not in [0, ", model.num_token_ids - 1, "]"));
+    }
+  }
+  const absl::Span<const int32_t> ids(prompt.ids);
+  const size_t tail = std::min(kTailTokens, ids.size());
+  prompt.starts_in_thinking = PromptEndsInThinking(model.tokenizer->Decode(
+      ids.subspan(ids.size() - tail), /*keep_special=*/true));
+  return prompt;
+}
+
+template <typename Request>
+AddedTokens Mode(const Request& request) {
+  return !request.has_parse_special() || request.parse_special()
+             ? AddedTokens::kRecognise
+             : AddedTokens::kPlainText;
+}
+
+}  // namespace
+
+absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
+                                  const ServedModel& model) {
+  if (request.has_parse_special() && !request.has_text()) {
+    return absl::InvalidArgumentError(
+        "parse_special is for a prompt of the kind text only");
+  }
+  absl::StatusOr<Prompt> prompt;
+  switch (request.prompt_case()) {
+    case v1::GenerateRequest::kTokenIds:
+      prompt = FromIds(request.token_ids(), model);
+      break;
+    case v1::GenerateRequest::kText:
+      prompt = FromText(request.text(), Mode(request), model);
+      break;
+    case v1::GenerateRequest::kChat:
+      prompt = FromChat(request.chat(), model);
+      break;
+    case v1::GenerateRequest::PROMPT_NOT_SET:
+      return absl::InvalidArgumentError(
+          "the request has no prompt: set token_ids, text or chat");
+  }
+  RING_RETURN_IF_ERROR(prompt.status());
+  if (prompt->ids.empty()) {
+    return absl::InvalidArgumentError("the prompt is empty");
+  }
+  const auto size = static_cast<int64_t>(prompt->ids.size());
+  if (size >= model.context_length) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the prompt has ", size, " tokens, but the context is ",
+        model.context_length, " tokens for prompt and completion together"));
+  }
+  return prompt;
+}
+
+absl::StatusOr<Prompt> ReadPrompt(const v1::TokenizeRequest& request,
+                                  const ServedModel& model) {
+  if (request.has_parse_special() && !request.has_text()) {
+    return absl::InvalidArgumentError(
+        "parse_special is for an input of the kind text only");
+  }
+  switch (request.input_case()) {
+    case v1::TokenizeRequest::kText:
+      return FromText(request.text(), Mode(request), model);
+    case v1::TokenizeRequest::kChat:
+      return FromChat(request.chat(), model);
+    case v1::TokenizeRequest::INPUT_NOT_SET:
+      break;
+  }
+  return absl::InvalidArgumentError(
+      "the request has no input: set text or chat");
+}
+
+}  // namespace ring

@@ -1,0 +1,104 @@
+// One Generate call, from acceptance to its end.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/completion_text.h"
+#include "coordinator/event_stream.h"
+#include "coordinator/prompt.h"
+#include "coordinator/request_limits.h"
+#include "coordinator/served_model.h"
+#include "kernels/base/mutex.h"
+#include "ring/v1/cluster.pb.h"
+
+namespace ring {
+
+// Turns the token ids of a group into the client's events and keeps prompt and
+// tokens, from which another group could continue. Thread-safe; calls back
+// into its EventStream only, while holding its lock.
+class Request {
+ public:
+  using SteadyTime = std::chrono::steady_clock::time_point;
+  using SystemTime = std::chrono::system_clock::time_point;
+
+  // What happened to the request in OnTokens.
+  enum class Outcome {
+    kLive,
+    kFinished,  // the group ended it
+    kStopped,   // complete here (stop string): the group must cancel it
+    kFailed,    // ended here with an error: the group must cancel it
+  };
+
+  struct Args {
+    uint64_t id = 0;   // unique in the life of the coordinator
+    std::string name;  // request_id of the client
+    Prompt prompt;
+    RequestOptions options;
+    const ServedModel* model = nullptr;   // outlives the request
+    std::shared_ptr<EventStream> stream;  // kept alive by gRPC as well
+    SteadyTime arrived_at;
+    SystemTime deadline = SystemTime::max();  // max: none
+  };
+
+  explicit Request(Args args);
+
+  uint64_t id() const { return args_.id; }
+  const std::string& name() const { return args_.name; }
+  int64_t prompt_tokens() const {
+    return static_cast<int64_t>(args_.prompt.ids.size());
+  }
+
+  // Sends Accepted. Once, first.
+  void Accept(int64_t queue_position);
+
+  // What a group needs to run it, tokens generated so far included.
+  v1::Submit MakeSubmit(int64_t epoch);
+
+  // Takes the next tokens of the group. Tokens that contradict what came
+  // before (a gap, an unknown id) end the request with INTERNAL. Without
+  // effect once it has ended. After any other outcome than kLive, call
+  // Conclude.
+  Outcome OnTokens(const v1::RequestTokens& tokens);
+
+  // Tells the client how the request ended. Two steps, so that it is out of
+  // the books before the client can act on its end (use its name again).
+  void Conclude();
+
+  // Ends the stream with an error. Without effect once it has ended.
+  void Fail(const absl::Status& status);
+
+ private:
+  absl::Status Check(const v1::RequestTokens& tokens) const REQUIRES(mutex_);
+  // Adds tokens up to the end or a stop string to the completion and *delta.
+  void AppendTokens(const v1::RequestTokens& tokens, v1::TokenDelta* delta)
+      REQUIRES(mutex_);
+  v1::FinishReason Reason(v1::GroupFinish finish) const REQUIRES(mutex_);
+  // The last event of a completion.
+  v1::GenerateEvent MakeFinished(v1::FinishReason reason) const
+      REQUIRES(mutex_);
+
+  const Args args_;
+  const int64_t max_tokens_;  // the client's, or what fits the context
+
+  Mutex mutex_;
+  bool ended_ GUARDED_BY(mutex_) = false;   // takes no more tokens
+  bool closed_ GUARDED_BY(mutex_) = false;  // the client knows it
+  // How it ended: an error, or the last event.
+  absl::Status error_ GUARDED_BY(mutex_);
+  v1::GenerateEvent finished_ GUARDED_BY(mutex_);
+  std::vector<int32_t> generated_ GUARDED_BY(mutex_);
+  CompletionText text_ GUARDED_BY(mutex_);
+  int64_t reasoning_tokens_ GUARDED_BY(mutex_) = 0;
+  SteadyTime submitted_at_ GUARDED_BY(mutex_);
+  SteadyTime first_token_at_ GUARDED_BY(mutex_);
+  SteadyTime last_token_at_ GUARDED_BY(mutex_);
+  int64_t group_queue_us_ GUARDED_BY(mutex_) = 0;
+  int64_t prefill_us_ GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace ring

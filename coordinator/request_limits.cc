@@ -1,0 +1,219 @@
+#include "coordinator/request_limits.h"
+
+#include <cmath>
+#include <optional>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/unknown_fields.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
+#include "kernels/base/status_macros.h"
+
+namespace ring {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::Reflection;
+
+constexpr OptionLimit kOptionLimits[] = {
+    {"temperature", 0, 100},
+    {"top_k", 0, 1 << 20},
+    {"top_p", 0, 1, /*min_excluded=*/true},
+    {"min_p", 0, 1},
+    {"repetition_penalty", 1, 1, false, /*unsupported=*/true},
+    {"presence_penalty", 0, 0, false, true},
+    {"frequency_penalty", 0, 0, false, true},
+    {"max_tokens", 1, 1 << 30},
+    {"min_tokens", 0, 0, false, true},
+    {"choices", 1, 1, false, true},
+    {"top_logprobs", 0, 0, false, true},
+};
+
+// The value of a singular numeric field; nothing for other kinds.
+std::optional<double> NumericValue(const Message& message,
+                                   const FieldDescriptor* field) {
+  if (field->is_repeated()) return std::nullopt;
+  const Reflection* reflection = message.GetReflection();
+  switch (field->cpp_type()) {
+    case FieldDescriptor::CPPTYPE_INT32:
+      return reflection->GetInt32(message, field);
+    case FieldDescriptor::CPPTYPE_INT64:
+      return static_cast<double>(reflection->GetInt64(message, field));
+    case FieldDescriptor::CPPTYPE_DOUBLE:
+      return reflection->GetDouble(message, field);
+    default:
+      return std::nullopt;
+  }
+}
+
+// Whole numbers without an exponent.
+std::string Text(double value) {
+  if (std::abs(value) < 1e15 && value == std::floor(value)) {
+    return absl::StrCat(static_cast<int64_t>(value));
+  }
+  return absl::StrCat(value);
+}
+
+absl::Status CheckRange(const OptionLimit& limit, double value) {
+  const bool above =
+      limit.min_excluded ? value > limit.min : value >= limit.min;
+  if (above && value <= limit.max) return absl::OkStatus();  // false for NaN
+  if (limit.unsupported) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(limit.name, " = ", Text(value), " is not supported: only ",
+                     Text(limit.min), " is"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(limit.name, " = ", Text(value), " is not in ",
+                   limit.min_excluded ? "(" : "[", Text(limit.min), ", ",
+                   Text(limit.max), "]"));
+}
+
+// Checks the numeric fields of one group of options that are present.
+absl::Status CheckRanges(const Message& options) {
+  std::vector<const FieldDescriptor*> fields;
+  options.GetReflection()->ListFields(options, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const std::optional<double> value = NumericValue(options, field);
+    if (!value.has_value()) continue;
+    for (const OptionLimit& limit : kOptionLimits) {
+      if (limit.name != field->name()) continue;
+      RING_RETURN_IF_ERROR(CheckRange(limit, *value));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckUnsupported(const v1::GenerateRequest& request) {
+  if (request.sampling().logit_bias_size() > 0) {
+    return absl::InvalidArgumentError("logit_bias is not supported");
+  }
+  if (request.stopping().ignore_eos()) {
+    return absl::InvalidArgumentError("ignore_eos = true is not supported");
+  }
+  if (request.output().has_prompt_logprobs()) {
+    return absl::InvalidArgumentError("prompt_logprobs is not supported");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRequestId(absl::string_view id) {
+  if (id.size() > kMaxRequestIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id has ", id.size(), " bytes, at most ",
+                     kMaxRequestIdBytes, " are allowed"));
+  }
+  for (const char c : id) {
+    if (c < 0x20 || c > 0x7e) {
+      return absl::InvalidArgumentError(
+          "request_id has a character that is not printable ASCII");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckStopping(const v1::Stopping& stopping,
+                           int32_t num_token_ids) {
+  if (stopping.stop_strings_size() > kMaxStopStrings) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop_strings has ", stopping.stop_strings_size(),
+                     " entries, at most ", kMaxStopStrings, " are allowed"));
+  }
+  for (const std::string& stop : stopping.stop_strings()) {
+    if (stop.empty() || stop.size() > kMaxStopStringBytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("a stop string has ", stop.size(), " bytes, not in [1, ",
+                       kMaxStopStringBytes, "]"));
+    }
+  }
+  if (stopping.stop_token_ids_size() > kMaxStopTokenIds) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("stop_token_ids has ", stopping.stop_token_ids_size(),
+                     " entries, at most ", kMaxStopTokenIds, " are allowed"));
+  }
+  for (const int32_t id : stopping.stop_token_ids()) {
+    if (id < 0 || id >= num_token_ids) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "stop_token_ids: ", id, " is not in [0, ", num_token_ids - 1, "]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+uint64_t DrawSeed() {
+  std::random_device device;
+  return (uint64_t{device()} << 32) | device();
+}
+
+}  // namespace
+
+absl::Span<const OptionLimit> OptionLimits() { return kOptionLimits; }
+
+absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
+                                           const ServedModel& model) {
+  RING_RETURN_IF_ERROR(CheckAllFieldsKnown(request));
+  RING_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
+  RING_RETURN_IF_ERROR(CheckUnsupported(request));
+  RING_RETURN_IF_ERROR(CheckRanges(request.sampling()));
+  RING_RETURN_IF_ERROR(CheckRanges(request.stopping()));
+  RING_RETURN_IF_ERROR(CheckRanges(request.output()));
+  RING_RETURN_IF_ERROR(CheckStopping(request.stopping(), model.num_token_ids));
+
+  RequestOptions options;
+  const v1::Sampling& sampling = request.sampling();
+  const SamplingDefaults& defaults = model.defaults;
+  options.temperature = sampling.has_temperature() ? sampling.temperature()
+                                                   : defaults.temperature;
+  options.top_k = sampling.has_top_k() ? sampling.top_k() : defaults.top_k;
+  options.top_p = sampling.has_top_p() ? sampling.top_p() : defaults.top_p;
+  options.min_p = sampling.has_min_p() ? sampling.min_p() : defaults.min_p;
+  options.seed = sampling.has_seed() ? sampling.seed() : DrawSeed();
+
+  const v1::Stopping& stopping = request.stopping();
+  options.max_tokens = stopping.max_tokens();
+  options.stop_strings.assign(stopping.stop_strings().begin(),
+                              stopping.stop_strings().end());
+  options.stop_token_ids.assign(stopping.stop_token_ids().begin(),
+                                stopping.stop_token_ids().end());
+
+  const v1::Output& output = request.output();
+  options.logprobs = output.logprobs();
+  options.special_tokens = output.special_tokens();
+  options.split_reasoning =
+      !output.has_split_reasoning() || output.split_reasoning();
+  return options;
+}
+
+void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
+  v1::Sampling* sampling = accepted->mutable_sampling();
+  sampling->set_temperature(options.temperature);
+  sampling->set_top_k(options.top_k);
+  sampling->set_top_p(options.top_p);
+  sampling->set_min_p(options.min_p);
+  sampling->set_seed(options.seed);
+  sampling->set_repetition_penalty(1);
+  sampling->set_presence_penalty(0);
+  sampling->set_frequency_penalty(0);
+
+  v1::Stopping* stopping = accepted->mutable_stopping();
+  stopping->set_max_tokens(options.max_tokens);
+  for (const std::string& stop : options.stop_strings) {
+    stopping->add_stop_strings(stop);
+  }
+  for (const int32_t id : options.stop_token_ids) {
+    stopping->add_stop_token_ids(id);
+  }
+  stopping->set_ignore_eos(false);
+  stopping->set_min_tokens(0);
+
+  v1::Output* output = accepted->mutable_output();
+  output->set_choices(1);
+  output->set_logprobs(options.logprobs);
+  output->set_top_logprobs(0);
+  output->set_special_tokens(options.special_tokens);
+  output->set_split_reasoning(options.split_reasoning);
+}
+
+}  // namespace ring

@@ -1,0 +1,90 @@
+#include "coordinator/router.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace ring {
+
+int64_t Router::Group::max_sequence_tokens() const {
+  return std::min(info.kv_tokens, info.context_length);
+}
+
+int64_t Router::Add(GroupInfo info) {
+  const int64_t id = ++last_id_;
+  Group& group = groups_[id];
+  group.info = std::move(info);
+  group.joined_at = std::chrono::steady_clock::now();
+  return id;
+}
+
+void Router::Remove(int64_t group) { groups_.erase(group); }
+
+std::optional<int64_t> Router::FindByKey(uint64_t key) const {
+  for (const auto& [id, group] : groups_) {
+    if (group.info.key == key) return id;
+  }
+  return std::nullopt;
+}
+
+Router::Group* Router::Find(int64_t group) {
+  const auto it = groups_.find(group);
+  return it == groups_.end() ? nullptr : &it->second;
+}
+
+bool Router::Serving() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const auto& entry) { return !entry.second.draining; });
+}
+
+int64_t Router::MaxSequenceTokens() const {
+  int64_t longest = 0;
+  for (const auto& [id, group] : groups_) {
+    if (group.draining) continue;
+    longest = std::max(longest, group.max_sequence_tokens());
+  }
+  return longest;
+}
+
+int64_t Router::CapacitySequences() const {
+  int64_t sequences = 0;
+  for (const auto& [id, group] : groups_) {
+    if (!group.draining) sequences += group.capacity_sequences();
+  }
+  return sequences;
+}
+
+std::optional<int64_t> Router::Pick(int64_t prompt_tokens) const {
+  std::optional<int64_t> best;
+  int64_t best_free = 0;
+  for (const auto& [id, group] : groups_) {
+    if (group.draining) continue;
+    if (group.assigned_requests >= group.capacity_sequences()) continue;
+    if (prompt_tokens >= group.max_sequence_tokens()) continue;
+    if (prompt_tokens >= group.free_tokens()) continue;
+    if (best.has_value() && group.free_tokens() <= best_free) continue;
+    best = id;
+    best_free = group.free_tokens();
+  }
+  return best;
+}
+
+void Router::Assign(int64_t group, int64_t prompt_tokens) {
+  Group* const found = Find(group);
+  if (found == nullptr) return;
+  ++found->assigned_requests;
+  found->assigned_tokens += prompt_tokens;
+}
+
+void Router::AddTokens(int64_t group, int64_t tokens) {
+  Group* const found = Find(group);
+  if (found != nullptr) found->assigned_tokens += tokens;
+}
+
+void Router::Release(int64_t group, int64_t tokens) {
+  Group* const found = Find(group);
+  if (found == nullptr) return;
+  --found->assigned_requests;
+  found->assigned_tokens -= tokens;
+}
+
+}  // namespace ring

@@ -1,0 +1,31 @@
+// SIGTERM and SIGINT as calls on an ordinary thread.
+#pragma once
+
+#include <signal.h>
+
+#include <functional>
+#include <thread>
+
+namespace ring {
+
+// Blocks both signals for this thread and all that it starts later, so create
+// it first; what was blocked before is so again in the end. Confined to the
+// main thread.
+class SignalWatcher {
+ public:
+  // `on_signal` is called with 1 for the first signal, 2 for the second, ...,
+  // on the watcher's own thread.
+  explicit SignalWatcher(std::function<void(int count)> on_signal);
+  ~SignalWatcher();
+  SignalWatcher(const SignalWatcher&) = delete;
+  SignalWatcher& operator=(const SignalWatcher&) = delete;
+
+ private:
+  void Watch();
+
+  sigset_t mask_before_;
+  const std::function<void(int count)> on_signal_;
+  std::thread thread_;
+};
+
+}  // namespace ring

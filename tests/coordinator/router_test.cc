@@ -1,0 +1,108 @@
+#include "coordinator/router.h"
+
+#include <gtest/gtest.h>
+
+#include <optional>
+
+namespace ring {
+namespace {
+
+GroupInfo Info(int64_t max_sequences, int64_t kv_tokens, int dp = 1,
+               uint64_t key = 0) {
+  GroupInfo info;
+  info.key = key;
+  info.dp = dp;
+  info.max_sequences = max_sequences;
+  info.kv_tokens = kv_tokens;
+  info.context_length = 1 << 20;
+  return info;
+}
+
+TEST(RouterTest, WithoutGroupsNothingServes) {
+  Router router;
+  EXPECT_FALSE(router.Serving());
+  EXPECT_EQ(router.Pick(1), std::nullopt);
+  EXPECT_EQ(router.MaxSequenceTokens(), 0);
+}
+
+TEST(RouterTest, PicksTheGroupWithMostFreeTokens) {
+  Router router;
+  const int64_t small = router.Add(Info(8, 1000));
+  const int64_t large = router.Add(Info(8, 2000));
+  EXPECT_EQ(router.Pick(100), large);
+  router.Assign(large, 1001);
+  EXPECT_EQ(router.Pick(100), small);  // 1000 against 999
+  router.AddTokens(small, 2);
+  EXPECT_EQ(router.Pick(100), large);  // 998 against 999
+  router.Release(large, 1001);
+  EXPECT_EQ(router.Pick(100), large);
+}
+
+TEST(RouterTest, EqualGroupsTakeTurns) {
+  Router router;
+  const int64_t first = router.Add(Info(8, 1000));
+  const int64_t second = router.Add(Info(8, 1000));
+  EXPECT_EQ(router.Pick(10), first);
+  router.Assign(first, 10);
+  EXPECT_EQ(router.Pick(10), second);
+  router.Assign(second, 10);
+  EXPECT_EQ(router.Pick(10), first);
+}
+
+TEST(RouterTest, SequencesAreBounded) {
+  Router router;
+  const int64_t group = router.Add(Info(/*max_sequences=*/2, 1000, /*dp=*/2));
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_EQ(router.Pick(1), group);
+    router.Assign(group, 1);
+  }
+  EXPECT_EQ(router.Pick(1), std::nullopt);
+  router.Release(group, 1);
+  EXPECT_EQ(router.Pick(1), group);
+}
+
+TEST(RouterTest, TokensAreBounded) {
+  Router router;
+  const int64_t group = router.Add(Info(8, 100, /*dp=*/2));
+  // One sequence lives in one data-parallel group, with one token to spare.
+  EXPECT_EQ(router.MaxSequenceTokens(), 100);
+  EXPECT_EQ(router.Pick(100), std::nullopt);
+  EXPECT_EQ(router.Pick(99), group);
+  router.Assign(group, 99);
+  router.Assign(group, 99);
+  EXPECT_EQ(router.Pick(2), std::nullopt);
+  EXPECT_EQ(router.Pick(1), group);
+}
+
+TEST(RouterTest, ContextBoundsASequence) {
+  Router router;
+  GroupInfo info = Info(8, 1000);
+  info.context_length = 64;
+  router.Add(info);
+  EXPECT_EQ(router.MaxSequenceTokens(), 64);
+  EXPECT_EQ(router.Pick(64), std::nullopt);
+}
+
+TEST(RouterTest, DrainingGroupTakesNothing) {
+  Router router;
+  const int64_t group = router.Add(Info(8, 1000));
+  router.Find(group)->draining = true;
+  EXPECT_FALSE(router.Serving());
+  EXPECT_EQ(router.Pick(1), std::nullopt);
+  EXPECT_EQ(router.MaxSequenceTokens(), 0);
+}
+
+TEST(RouterTest, LateNewsOfALostGroupIsIgnored) {
+  Router router;
+  const int64_t group = router.Add(Info(8, 1000, 1, /*key=*/5));
+  EXPECT_EQ(router.FindByKey(5), group);
+  router.Remove(group);
+  router.AddTokens(group, 3);
+  router.Release(group, 3);
+  EXPECT_EQ(router.FindByKey(5), std::nullopt);
+  EXPECT_EQ(router.Find(group), nullptr);
+  EXPECT_NE(router.Add(Info(8, 1000)), group);  // ids are never used again
+}
+
+}  // namespace
+}  // namespace ring
