@@ -1,0 +1,120 @@
+// ring chat: a conversation in the terminal.
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <string>
+
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/connection.h"
+#include "coordinator/cli/generation.h"
+
+namespace ring {
+namespace {
+
+constexpr char kDim[] = "\033[2m";
+constexpr char kPlain[] = "\033[0m";
+
+// Prints a streamed answer; the reasoning is dimmed where a terminal shows it.
+class AnswerPrinter {
+ public:
+  explicit AnswerPrinter(bool terminal) : terminal_(terminal) {}
+
+  void Print(const v1::TokenDelta& delta) {
+    if (!delta.reasoning().empty()) {
+      if (!dimmed_ && terminal_) std::fputs(kDim, stdout);
+      dimmed_ = true;
+      Write(delta.reasoning());
+    }
+    if (!delta.text().empty()) {
+      EndReasoning();
+      Write(delta.text());
+    }
+    std::fflush(stdout);
+  }
+
+  void Finish() {
+    EndReasoning();
+    std::fputs("\n", stdout);
+    std::fflush(stdout);
+  }
+
+ private:
+  void EndReasoning() {
+    if (!dimmed_) return;
+    if (terminal_) std::fputs(kPlain, stdout);
+    std::fputs("\n", stdout);
+    dimmed_ = false;
+  }
+  static void Write(const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+  }
+
+  const bool terminal_;
+  bool dimmed_ = false;
+};
+
+void AddMessage(const std::string& role, const std::string& content,
+                v1::Chat* chat) {
+  v1::ChatMessage* message = chat->add_messages();
+  message->set_role(role);
+  message->set_content(content);
+}
+
+// Starts over, keeping the system message.
+void Reset(const ChatFlags& flags, v1::GenerateRequest* request) {
+  request->mutable_chat()->clear_messages();
+  if (!flags.generation.system.empty()) {
+    AddMessage("system", flags.generation.system, request->mutable_chat());
+  }
+}
+
+// Sends the conversation and adds the answer to it. A failed turn is taken
+// back, so that the next one starts from where this one did.
+int TakeTurn(const ChatFlags& flags, const std::string& line, bool terminal,
+             v1::GenerateRequest* request) {
+  v1::Chat* chat = request->mutable_chat();
+  AddMessage("user", line, chat);
+  AnswerPrinter printer(terminal);
+  Generation generation;
+  const absl::Status status = RunGeneration(
+      flags.connection, *request,
+      [&printer](const v1::TokenDelta& delta) { printer.Print(delta); },
+      &generation);
+  printer.Finish();
+  if (!status.ok()) {
+    chat->mutable_messages()->RemoveLast();
+    return ReportFailure("chat", flags.connection, status);
+  }
+  AddMessage("assistant", generation.text, chat);
+  return 0;
+}
+
+}  // namespace
+
+int RunChat(const ChatFlags& flags) {
+  const bool terminal = isatty(STDOUT_FILENO) == 1;
+  if (terminal) {
+    std::printf("/reset starts over, /quit or end of input leaves\n");
+  }
+  v1::GenerateRequest request;
+  Reset(flags, &request);
+  SetOptions(flags.generation, &request);
+  int exit_code = 0;
+  std::string line;
+  while (true) {
+    if (terminal) std::printf("> ");
+    std::fflush(stdout);
+    if (!std::getline(std::cin, line) || line == "/quit") break;
+    if (line.empty()) continue;
+    if (line == "/reset") {
+      Reset(flags, &request);
+      continue;
+    }
+    exit_code = TakeTurn(flags, line, terminal, &request);
+  }
+  if (terminal) std::printf("\n");
+  return exit_code;
+}
+
+}  // namespace ring

@@ -1,0 +1,71 @@
+// The command line of `ring`.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ring {
+
+// How to reach a coordinator.
+struct ConnectionFlags {
+  std::string server = "127.0.0.1:50051";  // HOST:PORT
+  // PEM files; empty tls_ca: plaintext. cert and key: for mutual TLS.
+  std::string tls_ca;
+  std::string tls_cert;
+  std::string tls_key;
+  double timeout_s = 0;  // of a call; 0: none
+};
+
+// Options of a completion. What is absent, the server decides.
+struct GenerationFlags {
+  std::optional<int64_t> max_tokens;
+  std::optional<double> temperature;
+  std::optional<int32_t> top_k;
+  std::optional<double> top_p;
+  std::optional<double> min_p;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  std::vector<int32_t> stop_ids;
+  bool no_thinking = false;
+  std::string system;  // empty: none
+};
+
+struct GenerateFlags {
+  ConnectionFlags connection;
+  GenerationFlags generation;
+  // At most one of these; none: the question is read from stdin.
+  std::optional<std::string> prompt;
+  std::optional<std::string> raw;
+  std::optional<std::string> file;
+  std::vector<int32_t> ids;
+  std::string request_id;  // empty: the server makes one up
+  bool logprobs = false;
+  bool json = false;
+  bool stats = false;
+};
+
+struct ChatFlags {
+  ConnectionFlags connection;
+  GenerationFlags generation;
+};
+
+struct StatusFlags {
+  ConnectionFlags connection;
+  bool json = false;
+};
+
+struct CommandLine {
+  enum class Command { kGenerate, kChat, kStatus };
+  Command command = Command::kGenerate;
+  // Only those of `command` are filled in.
+  GenerateFlags generate;
+  ChatFlags chat;
+  StatusFlags status;
+};
+
+// On --help or a mistake it prints and ends the program: 0 or 2.
+CommandLine ParseCommandLine(int argc, char** argv);
+
+}  // namespace ring

@@ -1,0 +1,138 @@
+// ring generate: one prompt, one completion.
+#include <unistd.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "coordinator/cli/commands.h"
+#include "coordinator/cli/connection.h"
+#include "coordinator/cli/generation.h"
+#include "kernels/base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace ring {
+namespace {
+
+absl::StatusOr<std::string> ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError("cannot read --file " + path);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+void SetChat(const GenerateFlags& flags, const std::string& question,
+             v1::GenerateRequest* request) {
+  if (!flags.generation.system.empty()) {
+    v1::ChatMessage* system = request->mutable_chat()->add_messages();
+    system->set_role("system");
+    system->set_content(flags.generation.system);
+  }
+  v1::ChatMessage* user = request->mutable_chat()->add_messages();
+  user->set_role("user");
+  user->set_content(question);
+}
+
+absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
+  v1::GenerateRequest request;
+  if (flags.raw) {
+    request.set_text(*flags.raw);
+  } else if (!flags.ids.empty()) {
+    request.mutable_token_ids()->mutable_ids()->Add(flags.ids.begin(),
+                                                    flags.ids.end());
+  } else if (flags.prompt) {
+    SetChat(flags, *flags.prompt, &request);
+  } else if (flags.file) {
+    RING_ASSIGN_OR_RETURN(const std::string question, ReadAll(*flags.file));
+    SetChat(flags, question, &request);
+  } else {
+    SetChat(flags, std::string(std::istreambuf_iterator<char>(std::cin), {}),
+            &request);
+  }
+  if (!flags.generation.system.empty() && !request.has_chat()) {
+    return absl::InvalidArgumentError(
+        "--system needs a chat prompt: --prompt or --file");
+  }
+  request.set_request_id(flags.request_id);
+  request.mutable_output()->set_logprobs(flags.logprobs);
+  SetOptions(flags.generation, &request);
+  return request;
+}
+
+void PrintJson(const GenerateFlags& flags, const Generation& generation) {
+  const v1::Finished& finished = generation.finished;
+  nlohmann::ordered_json json;
+  json["request_id"] = generation.accepted.request_id();
+  json["text"] = generation.text;
+  json["reasoning"] = generation.reasoning;
+  json["token_ids"] = generation.token_ids;
+  if (flags.logprobs) json["logprobs"] = generation.logprobs;
+  json["finish_reason"] = ReasonName(finished.reason());
+  if (!finished.stop_string().empty()) {
+    json["stop_string"] = finished.stop_string();
+  }
+  json["seed"] = generation.accepted.sampling().seed();
+  json["usage"] = {{"prompt_tokens", finished.usage().prompt_tokens()},
+                   {"completion_tokens", finished.usage().completion_tokens()},
+                   {"reasoning_tokens", finished.usage().reasoning_tokens()}};
+  const v1::Timings& timings = finished.timings();
+  json["timings"] = {{"queue_us", timings.queue_us()},
+                     {"prefill_us", timings.prefill_us()},
+                     {"decode_us", timings.decode_us()},
+                     {"ttft_us", timings.ttft_us()},
+                     {"total_us", timings.total_us()}};
+  std::printf("%s\n", json.dump().c_str());
+}
+
+void PrintStats(const Generation& generation) {
+  const v1::Usage& usage = generation.finished.usage();
+  const v1::Timings& timings = generation.finished.timings();
+  // The first token belongs to the prefill.
+  const double decoded = static_cast<double>(usage.completion_tokens() - 1);
+  const double seconds = static_cast<double>(timings.decode_us()) * 1e-6;
+  std::fprintf(stderr,
+               "%lld prompt tokens, %lld tokens, first after %.1f ms, then "
+               "%.0f tokens/s (%s)\n",
+               static_cast<long long>(usage.prompt_tokens()),
+               static_cast<long long>(usage.completion_tokens()),
+               static_cast<double>(timings.ttft_us()) * 1e-3,
+               seconds > 0 ? decoded / seconds : 0.0,
+               ReasonName(generation.finished.reason()).c_str());
+}
+
+}  // namespace
+
+int RunGenerate(const GenerateFlags& flags) {
+  const absl::StatusOr<v1::GenerateRequest> request = MakeRequest(flags);
+  if (!request.ok()) {
+    return ReportFailure("generate", flags.connection, request.status());
+  }
+  Generation generation;
+  // The reasoning goes to stderr, dimmed where a terminal shows it, so that a
+  // pipe gets the answer alone.
+  const bool terminal = isatty(STDERR_FILENO) == 1;
+  const absl::Status status = RunGeneration(
+      flags.connection, *request,
+      [&flags, terminal](const v1::TokenDelta& delta) {
+        if (flags.json) return;
+        if (!delta.reasoning().empty()) {
+          std::fprintf(stderr, terminal ? "\033[2m%s\033[0m" : "%s",
+                       delta.reasoning().c_str());
+        }
+        std::fwrite(delta.text().data(), 1, delta.text().size(), stdout);
+        std::fflush(stdout);
+      },
+      &generation);
+  if (!flags.json && !generation.text.empty()) std::printf("\n");
+  if (!status.ok()) {
+    return ReportFailure("generate", flags.connection, status);
+  }
+  if (flags.json) PrintJson(flags, generation);
+  if (flags.stats) PrintStats(generation);
+  return 0;
+}
+
+}  // namespace ring

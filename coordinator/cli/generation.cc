@@ -1,0 +1,77 @@
+#include "coordinator/cli/generation.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+
+#include "absl/strings/strip.h"
+#include "coordinator/cli/connection.h"
+#include "coordinator/signal_watcher.h"
+#include "kernels/base/status_macros.h"
+#include "proto/status.h"
+#include "ring/v1/inference.grpc.pb.h"
+
+namespace ring {
+
+void SetOptions(const GenerationFlags& flags, v1::GenerateRequest* request) {
+  v1::Sampling* sampling = request->mutable_sampling();
+  if (flags.temperature) sampling->set_temperature(*flags.temperature);
+  if (flags.top_k) sampling->set_top_k(*flags.top_k);
+  if (flags.top_p) sampling->set_top_p(*flags.top_p);
+  if (flags.min_p) sampling->set_min_p(*flags.min_p);
+  if (flags.seed) sampling->set_seed(*flags.seed);
+  v1::Stopping* stopping = request->mutable_stopping();
+  if (flags.max_tokens) stopping->set_max_tokens(*flags.max_tokens);
+  for (const std::string& stop : flags.stop) stopping->add_stop_strings(stop);
+  for (const int32_t id : flags.stop_ids) stopping->add_stop_token_ids(id);
+  if (flags.no_thinking && request->has_chat()) {
+    request->mutable_chat()->set_enable_thinking(false);
+  }
+}
+
+absl::Status RunGeneration(
+    const ConnectionFlags& connection, const v1::GenerateRequest& request,
+    const std::function<void(const v1::TokenDelta&)>& on_delta,
+    Generation* generation) {
+  RING_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                        Connect(connection));
+  grpc::ClientContext context;
+  if (connection.timeout_s > 0) {
+    context.set_deadline(std::chrono::system_clock::now() +
+                         std::chrono::milliseconds(static_cast<int64_t>(
+                             connection.timeout_s * 1000)));
+  }
+  const SignalWatcher interrupt([&context](int) { context.TryCancel(); });
+  const auto stub = v1::Inference::NewStub(channel);
+  const auto reader = stub->Generate(&context, request);
+  v1::GenerateEvent event;
+  bool finished = false;
+  while (reader->Read(&event)) {
+    if (event.has_accepted()) generation->accepted = event.accepted();
+    if (event.has_finished()) {
+      generation->finished = event.finished();
+      finished = true;
+    }
+    if (!event.has_delta()) continue;
+    const v1::TokenDelta& delta = event.delta();
+    generation->token_ids.insert(generation->token_ids.end(),
+                                 delta.token_ids().begin(),
+                                 delta.token_ids().end());
+    generation->logprobs.insert(generation->logprobs.end(),
+                                delta.logprobs().begin(),
+                                delta.logprobs().end());
+    generation->text += delta.text();
+    generation->reasoning += delta.reasoning();
+    on_delta(delta);
+  }
+  RING_RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
+  if (finished) return absl::OkStatus();
+  return absl::InternalError("the stream ended without a Finished event");
+}
+
+std::string ReasonName(v1::FinishReason reason) {
+  const std::string name = v1::FinishReason_Name(reason);
+  return std::string(absl::StripPrefix(name, "FINISH_REASON_"));
+}
+
+}  // namespace ring

@@ -1,0 +1,39 @@
+// One Generate call as `generate` and `chat` use it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "coordinator/cli/flags.h"
+#include "ring/v1/inference.pb.h"
+
+namespace ring {
+
+// Fills in everything but the prompt. REQUIRES: the prompt is set already
+// (no_thinking concerns chat prompts).
+void SetOptions(const GenerationFlags& flags, v1::GenerateRequest* request);
+
+// What came back.
+struct Generation {
+  v1::Accepted accepted;
+  std::vector<int32_t> token_ids;
+  std::vector<float> logprobs;
+  std::string text;
+  std::string reasoning;
+  v1::Finished finished;
+};
+
+// Calls Generate and hands each delta to `on_delta`. OK only when the request
+// finished. SIGINT cancels the call.
+absl::Status RunGeneration(
+    const ConnectionFlags& connection, const v1::GenerateRequest& request,
+    const std::function<void(const v1::TokenDelta&)>& on_delta,
+    Generation* generation);
+
+// "EOS", "STOP_STRING", ...
+std::string ReasonName(v1::FinishReason reason);
+
+}  // namespace ring

@@ -1,0 +1,337 @@
+"""An unmodified Python client against real programs.
+
+The client's code is generated from proto/ when the test runs. The coordinator
+and the `ring` client are those of the build; the worker group is echo_group,
+which answers a prompt with the prompt.
+
+  python_client_test.py BIN_DIR TESTS_DIR PROTO_DIR MODEL_DIR
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import grpc
+
+BIN, TESTS, PROTO, MODEL = sys.argv[1:5]
+PATIENCE_S = 20
+
+
+def generate_client(folder):
+    """Runs protoc with gRPC's Python plugin on what clients need."""
+    subprocess.run(
+        ["protoc", "-I", PROTO, "--python_out", folder,
+         "--plugin=protoc-gen-grpc_python=" + find("grpc_python_plugin"),
+         "--grpc_python_out", folder, "ring/v1/inference.proto"],
+        check=True)
+    sys.path.insert(0, folder)
+    # pylint: disable=import-outside-toplevel
+    from ring.v1 import inference_pb2, inference_pb2_grpc
+    return inference_pb2, inference_pb2_grpc
+
+
+def find(program):
+    for folder in os.environ["PATH"].split(":"):
+        path = os.path.join(folder, program)
+        if os.path.exists(path):
+            return path
+    raise FileNotFoundError(program)
+
+
+class Program:
+    """A child process that never outlives the test."""
+
+    def __init__(self, *command):
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE)
+        self.lines = []
+        self.changed = threading.Condition()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        atexit.register(self.stop, signal.SIGKILL)
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.changed:
+                self.lines.append(line.decode())
+                self.changed.notify_all()
+
+    def wait_for_line(self, text):
+        def seen():
+            return [line for line in self.lines if text in line]
+        with self.changed:
+            if not self.changed.wait_for(seen, PATIENCE_S):
+                raise TimeoutError(f"no line with {text!r}: {self.lines}")
+            return seen()[0]
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        self.reader.join()
+        self.process.stderr.close()
+        atexit.unregister(self.stop)
+        return code
+
+
+class Coordinator(Program):
+    def __init__(self, *options):
+        super().__init__(os.path.join(BIN, "ring-coordinator"), "--model",
+                         MODEL, "--listen", "127.0.0.1:0", *options)
+        line = self.wait_for_line("listening")
+        self.address = line.split("address=")[1].split()[0]
+
+
+class EchoGroup(Program):
+    def __init__(self, address):
+        super().__init__(os.path.join(TESTS, "echo_group"), address, MODEL)
+        self.wait_for_line("joined the coordinator")
+
+
+class HealthWatch:
+    """grpc.health.v1.Health/Watch over raw bytes: it needs no stubs."""
+
+    STATUS = {b"": "UNKNOWN", b"\x08\x01": "SERVING",
+              b"\x08\x02": "NOT_SERVING", b"\x08\x03": "SERVICE_UNKNOWN"}
+
+    def __init__(self, channel, service):
+        name = service.encode()
+        request = b"\x0a" + bytes([len(name)]) + name if name else b""
+        self.call = channel.unary_stream("/grpc.health.v1.Health/Watch")(
+            request, timeout=PATIENCE_S)
+
+    def next(self):
+        return self.STATUS[next(self.call)]
+
+
+class PythonClientTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.pb, cls.rpc = generate_client(cls.folder.name)
+        cls.coordinator = Coordinator()
+        cls.group = EchoGroup(cls.coordinator.address)
+        cls.channel = grpc.insecure_channel(cls.coordinator.address)
+        cls.inference = cls.rpc.InferenceStub(cls.channel)
+        cls.control = cls.rpc.ControlStub(cls.channel)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.channel.close()
+        cls.group.stop()
+        cls.coordinator.stop()
+        cls.folder.cleanup()
+
+    def generate(self, **fields):
+        call = self.inference.Generate(self.pb.GenerateRequest(**fields),
+                                       timeout=PATIENCE_S)
+        events = list(call)
+        return (events[0].accepted, [e.delta for e in events[1:-1]],
+                events[-1].finished)
+
+    def ring(self, *command, **options):
+        return subprocess.run(
+            [os.path.join(BIN, "ring"), command[0], "--server",
+             self.coordinator.address, *command[1:]],
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+            **options)
+
+    def test_streams_text_and_tokens(self):
+        text = "Grüße, 世界 😀!"
+        accepted, deltas, finished = self.generate(text=text)
+        self.assertEqual("".join(d.text for d in deltas), text)
+        ids = [i for d in deltas for i in d.token_ids]
+        self.assertEqual(len(ids), accepted.prompt_tokens + 1)
+        self.assertEqual(finished.reason, self.pb.FINISH_REASON_EOS)
+        self.assertEqual(finished.usage.completion_tokens, len(ids))
+        tokenized = self.inference.Tokenize(self.pb.TokenizeRequest(text=text))
+        self.assertEqual(ids[:-1], list(tokenized.token_ids))
+
+    def test_chat_and_options(self):
+        chat = self.pb.Chat(
+            messages=[self.pb.ChatMessage(role="user", content="Hi there")])
+        _, deltas, finished = self.generate(
+            chat=chat, sampling=self.pb.Sampling(temperature=0.5, seed=3),
+            stopping=self.pb.Stopping(stop_strings=["the"]))
+        self.assertEqual(finished.reason, self.pb.FINISH_REASON_STOP_STRING)
+        self.assertTrue("".join(d.text for d in deltas).endswith("Hi "))
+
+    def test_refuses_by_name(self):
+        with self.assertRaises(grpc.RpcError) as raised:
+            self.generate(text="x", sampling=self.pb.Sampling(temperature=-1))
+        self.assertEqual(raised.exception.code(),
+                         grpc.StatusCode.INVALID_ARGUMENT)
+        self.assertIn("temperature = -1 is not in [0, 100]",
+                      raised.exception.details())
+
+    def test_deadline_and_cancel_free_the_group(self):
+        held = self.pb.GenerateRequest(
+            token_ids=self.pb.TokenIds(ids=[0, 1]))
+        with self.assertRaises(grpc.RpcError) as raised:
+            list(self.inference.Generate(held, timeout=0.2))
+        self.assertEqual(raised.exception.code(),
+                         grpc.StatusCode.DEADLINE_EXCEEDED)
+        call = self.inference.Generate(held)
+        self.assertTrue(next(call).HasField("accepted"))
+        call.cancel()
+        while self.control.GetLoad(
+                self.pb.GetLoadRequest()).groups[0].assigned_requests:
+            pass
+
+    def test_abort(self):
+        held = self.pb.GenerateRequest(
+            request_id="held", token_ids=self.pb.TokenIds(ids=[0]))
+        call = self.inference.Generate(held)
+        next(call)
+        self.control.Abort(self.pb.AbortRequest(request_id="held"))
+        with self.assertRaises(grpc.RpcError) as raised:
+            next(call)
+        self.assertEqual(raised.exception.code(), grpc.StatusCode.CANCELLED)
+
+    def test_reflection_lists_the_services(self):
+        reflect = self.channel.stream_stream(
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        answer = next(reflect(iter([b"\x3a\x01*"]), timeout=PATIENCE_S))
+        for name in (b"ring.v1.Inference", b"ring.v1.Control",
+                     b"grpc.health.v1.Health"):
+            self.assertIn(name, answer)
+
+    def test_health_follows_the_groups(self):
+        coordinator = Coordinator()
+        try:
+            channel = grpc.insecure_channel(coordinator.address)
+            watches = [HealthWatch(channel, name) for name in
+                       ("", "ring.v1.Inference", "ring.v1.Control")]
+            for watch in watches:
+                self.assertEqual(watch.next(), "NOT_SERVING")
+            group = EchoGroup(coordinator.address)
+            for watch in watches:
+                self.assertEqual(watch.next(), "SERVING")
+            group.stop(signal.SIGKILL)
+            for watch in watches:
+                self.assertEqual(watch.next(), "NOT_SERVING")
+            channel.close()
+        finally:
+            self.assertEqual(coordinator.stop(), 0)
+
+    def test_sigterm_drains(self):
+        coordinator = Coordinator("--drain-timeout", "0.2")
+        group = EchoGroup(coordinator.address)
+        with grpc.insecure_channel(coordinator.address) as channel:
+            call = self.rpc.InferenceStub(channel).Generate(
+                self.pb.GenerateRequest(token_ids=self.pb.TokenIds(ids=[0])))
+            next(call)
+            self.assertEqual(coordinator.stop(), 0)
+            with self.assertRaises(grpc.RpcError) as raised:
+                next(call)
+            self.assertEqual(raised.exception.code(),
+                             grpc.StatusCode.UNAVAILABLE)
+        group.stop()
+
+    def test_control_drain_ends_the_coordinator(self):
+        coordinator = Coordinator()
+        with grpc.insecure_channel(coordinator.address) as channel:
+            self.rpc.ControlStub(channel).Drain(self.pb.DrainRequest())
+        self.assertEqual(coordinator.process.wait(PATIENCE_S), 0)
+        coordinator.stop()
+
+    def test_tls_and_mutual_tls(self):
+        folder = self.folder.name
+        key, cert = (os.path.join(folder, name) for name in ("key", "cert"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+             "-subj", "/CN=localhost", "-addext",
+             "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+            check=True, capture_output=True)
+        server = ["--tls-cert", cert, "--tls-key", key]
+        trust = ["--tls-ca", cert]
+        own = ["--tls-cert", cert, "--tls-key", key]
+        for options, client, welcome in (
+                (server, trust, True), (server, [], False),
+                (server + trust, trust, False),
+                (server + trust, trust + own, True)):
+            with self.subTest(options=options, client=client):
+                coordinator = Coordinator(*options)
+                result = subprocess.run(
+                    [os.path.join(BIN, "ring"), "status", "--server",
+                     coordinator.address, "--timeout", "5", *client],
+                    capture_output=True, text=True, check=False)
+                coordinator.stop()
+                self.assertEqual("no worker group" in result.stdout, welcome,
+                                 result)
+
+    def test_port_file(self):
+        path = os.path.join(self.folder.name, "port")
+        coordinator = Coordinator("--port-file", path)
+        with open(path, encoding="utf-8") as file:
+            written = file.read().strip()
+        coordinator.stop()
+        self.assertEqual(written, coordinator.address)
+
+    def test_config_file(self):
+        path = os.path.join(self.folder.name, "config.toml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("drain-timeout = 1\nmax-queued = 7\n")
+        coordinator = Coordinator("--config", path, "--max-queued", "8")
+        with grpc.insecure_channel(coordinator.address) as channel:
+            load = self.rpc.ControlStub(channel).GetLoad(
+                self.pb.GetLoadRequest())
+        coordinator.stop()
+        self.assertEqual(load.max_queued, 8)  # the command line wins
+
+    def test_ring_generate(self):
+        plain = self.ring("generate", "--raw", "Grüße 世界")
+        self.assertEqual((plain.returncode, plain.stdout), (0, "Grüße 世界\n"))
+        result = self.ring("generate", "--ids", "5,6,7", "--max-tokens", "2",
+                           "--logprobs", "--seed", "11", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        answer = json.loads(result.stdout)
+        self.assertEqual(answer["token_ids"], [5, 6])
+        self.assertEqual(answer["finish_reason"], "LENGTH")
+        self.assertEqual(answer["usage"]["prompt_tokens"], 3)
+        self.assertEqual(answer["logprobs"], [-0.25, -0.25])
+        self.assertEqual(answer["seed"], 11)
+        for key in ("text", "reasoning", "timings"):
+            self.assertIn(key, answer)
+        stats = self.ring("generate", "--ids", "5,6,7", "--stats")
+        self.assertIn("3 prompt tokens, 4 tokens, first after", stats.stderr)
+
+    def test_ring_generate_says_what_failed(self):
+        result = self.ring("generate", "--raw", "x", "--top-p", "2")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("top_p = 2 is not in (0, 1]", result.stderr)
+        self.assertIn(self.coordinator.address, result.stderr)
+        self.assertIn("try:", result.stderr)
+        late = self.ring("generate", "--ids", "0", "--timeout", "0.2")
+        self.assertEqual(late.returncode, 1)
+        self.assertIn("DEADLINE_EXCEEDED", late.stderr)
+
+    def test_ring_chat(self):
+        result = self.ring("chat", input="Hello\n")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("Hello", result.stdout)
+
+    def test_ring_status(self):
+        result = self.ring("status", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        status = json.loads(result.stdout)
+        self.assertTrue(status["serving"])
+        self.assertEqual(len(status["groups"]), 1)
+        coordinator = Coordinator()
+        lonely = subprocess.run(
+            [os.path.join(BIN, "ring"), "status", "--server",
+             coordinator.address], capture_output=True, text=True, check=False)
+        coordinator.stop()
+        self.assertEqual(lonely.returncode, 1)
+        self.assertIn("no worker group", lonely.stdout)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1])
