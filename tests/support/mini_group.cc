@@ -24,8 +24,10 @@ class MiniGroup::Events final : public EventSink {
     for (TokenEvent& event : events) {
       Completion& completion = completions_[event.id];
       RING_CHECK(!completion.done()) << "an event after the last";
-      RING_CHECK_EQ(event.start_index,
-                    static_cast<int64_t>(completion.tokens.size()));
+      // A continuation starts after the tokens that came with it.
+      if (completion.next_index < 0) completion.next_index = event.start_index;
+      RING_CHECK_EQ(event.start_index, completion.next_index);
+      completion.next_index += static_cast<int64_t>(event.tokens.size());
       completion.tokens.insert(completion.tokens.end(), event.tokens.begin(),
                                event.tokens.end());
       completion.logprobs.insert(completion.logprobs.end(),

@@ -23,6 +23,7 @@ struct Completion {
   std::vector<float> logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
+  int64_t next_index = -1;  // of the next event; -1: none has come
   bool done() const { return finish != FinishReason::kNone || !error.ok(); }
 };
 
