@@ -37,7 +37,14 @@ class MiniGroup::Events final : public EventSink {
     }
     changed_.NotifyAll();
   }
-  void PublishLoad(const LoadReport&) override {}
+  void PublishLoad(const LoadReport& load) override {
+    MutexLock lock(&mutex_);
+    load_ = load;
+  }
+  LoadReport load() {
+    MutexLock lock(&mutex_);
+    return load_;
+  }
 
   void Fail(uint64_t id, absl::Status error) {
     MutexLock lock(&mutex_);
@@ -62,6 +69,7 @@ class MiniGroup::Events final : public EventSink {
   Mutex mutex_;
   CondVar changed_;
   std::map<uint64_t, Completion> completions_ GUARDED_BY(mutex_);
+  LoadReport load_ GUARDED_BY(mutex_);
 };
 
 struct MiniGroup::Ranks {
@@ -226,6 +234,8 @@ uint64_t MiniGroup::Submit(GenerationRequest request) {
 }
 
 Completion MiniGroup::Wait(uint64_t id) { return events_->Wait(id); }
+
+LoadReport MiniGroup::load() const { return events_->load(); }
 
 std::string RingTinyDir() { return std::string(RING_TEST_DATA) + "/ring-tiny"; }
 

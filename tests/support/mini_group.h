@@ -66,7 +66,8 @@ class MiniGroup {
     return Wait(Submit(std::move(request)));
   }
 
-  Scheduler& scheduler() { return *scheduler_; }
+  // As published after the last step.
+  LoadReport load() const;
 
  private:
   class Events;

@@ -117,7 +117,6 @@ TEST(GroupTest, ServesRandomArrivals) {
   ASSERT_TRUE(group.ok()) << group.status();
   std::mt19937 random(11);
   std::map<uint64_t, int> wanted;
-  std::vector<uint64_t> cancelled;
   for (int i = 0; i < 1000; ++i) {
     std::vector<int32_t> prompt(1 + random() % 24);
     for (int32_t& id : prompt) id = static_cast<int32_t>(random() % 813);
@@ -127,7 +126,6 @@ TEST(GroupTest, ServesRandomArrivals) {
     const uint64_t id = (*group)->Submit(request);
     if (random() % 10 == 0) {
       (*group)->Cancel(id);
-      cancelled.push_back(id);
     } else {
       wanted[id] = new_tokens;
     }
@@ -141,6 +139,10 @@ TEST(GroupTest, ServesRandomArrivals) {
   }
   // One more request lets the last cancels be taken in.
   EXPECT_TRUE((*group)->Run(Request({1, 2, 3}, 1)).error.ok());
+  const LoadReport load = (*group)->load();
+  EXPECT_EQ(load.running + load.queued, 0);
+  EXPECT_EQ(load.free_slots, options.dp * options.max_sequences);
+  EXPECT_EQ(load.free_pages, options.dp * options.kv_tokens / 64);
 }
 
 }  // namespace
