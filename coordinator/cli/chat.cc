@@ -5,54 +5,13 @@
 #include <iostream>
 #include <string>
 
+#include "coordinator/cli/answer_printer.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
 #include "coordinator/cli/generation.h"
 
 namespace ring {
 namespace {
-
-constexpr char kDim[] = "\033[2m";
-constexpr char kPlain[] = "\033[0m";
-
-// Prints a streamed answer; the reasoning is dimmed where a terminal shows it.
-class AnswerPrinter {
- public:
-  explicit AnswerPrinter(bool terminal) : terminal_(terminal) {}
-
-  void Print(const v1::TokenDelta& delta) {
-    if (!delta.reasoning().empty()) {
-      if (!dimmed_ && terminal_) std::fputs(kDim, stdout);
-      dimmed_ = true;
-      Write(delta.reasoning());
-    }
-    if (!delta.text().empty()) {
-      EndReasoning();
-      Write(delta.text());
-    }
-    std::fflush(stdout);
-  }
-
-  void Finish() {
-    EndReasoning();
-    std::fputs("\n", stdout);
-    std::fflush(stdout);
-  }
-
- private:
-  void EndReasoning() {
-    if (!dimmed_) return;
-    if (terminal_) std::fputs(kPlain, stdout);
-    std::fputs("\n", stdout);
-    dimmed_ = false;
-  }
-  static void Write(const std::string& text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-  }
-
-  const bool terminal_;
-  bool dimmed_ = false;
-};
 
 void AddMessage(const std::string& role, const std::string& content,
                 v1::Chat* chat) {
@@ -71,11 +30,11 @@ void Reset(const ChatFlags& flags, v1::GenerateRequest* request) {
 
 // Sends the conversation and adds the answer to it. A failed turn is taken
 // back, so that the next one starts from where this one did.
-int TakeTurn(const ChatFlags& flags, const std::string& line, bool terminal,
+int TakeTurn(const ChatFlags& flags, const std::string& line,
              v1::GenerateRequest* request) {
   v1::Chat* chat = request->mutable_chat();
   AddMessage("user", line, chat);
-  AnswerPrinter printer(terminal);
+  AnswerPrinter printer(stdout, stdout);
   Generation generation;
   const absl::Status status = RunGeneration(
       flags.connection, *request,
@@ -111,7 +70,7 @@ int RunChat(const ChatFlags& flags) {
       Reset(flags, &request);
       continue;
     }
-    exit_code = TakeTurn(flags, line, terminal, &request);
+    exit_code = TakeTurn(flags, line, &request);
   }
   if (terminal) std::printf("\n");
   return exit_code;

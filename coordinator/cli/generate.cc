@@ -1,6 +1,4 @@
 // ring generate: one prompt, one completion.
-#include <unistd.h>
-
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "coordinator/cli/answer_printer.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
 #include "coordinator/cli/generation.h"
@@ -111,22 +110,15 @@ int RunGenerate(const GenerateFlags& flags) {
     return ReportFailure("generate", flags.connection, request.status());
   }
   Generation generation;
-  // The reasoning goes to stderr, dimmed where a terminal shows it, so that a
-  // pipe gets the answer alone.
-  const bool terminal = isatty(STDERR_FILENO) == 1;
+  // The reasoning goes to stderr, so that a pipe gets the answer alone.
+  AnswerPrinter printer(stderr, stdout);
   const absl::Status status = RunGeneration(
       flags.connection, *request,
-      [&flags, terminal](const v1::TokenDelta& delta) {
-        if (flags.json) return;
-        if (!delta.reasoning().empty()) {
-          std::fprintf(stderr, terminal ? "\033[2m%s\033[0m" : "%s",
-                       delta.reasoning().c_str());
-        }
-        std::fwrite(delta.text().data(), 1, delta.text().size(), stdout);
-        std::fflush(stdout);
+      [&flags, &printer](const v1::TokenDelta& delta) {
+        if (!flags.json) printer.Print(delta);
       },
       &generation);
-  if (!flags.json && !generation.text.empty()) std::printf("\n");
+  printer.Finish();
   if (!status.ok()) {
     return ReportFailure("generate", flags.connection, status);
   }
