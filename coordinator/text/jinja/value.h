@@ -85,7 +85,8 @@ class Value {
                    std::shared_ptr<const std::string>,
                    std::shared_ptr<const List>, std::shared_ptr<const Dict>,
                    std::shared_ptr<Dict>, std::shared_ptr<const Callable>>;
-  Value(Kind kind, Data data) : kind_(kind), data_(std::move(data)) {}
+  template <typename T>
+  Value(Kind kind, T data) : kind_(kind), data_(std::move(data)) {}
 
   Kind kind_;
   Data data_;
