@@ -50,27 +50,15 @@ RING_INLINE void Block(const SmallGemmArgs& g, int64_t row, int64_t column) {
   }
 }
 
-// The last `rows` rows, rows <= kRows.
+// The rows from `row` on, in blocks of kRows, then of half as many.
 template <int kLanes, int kRows, int kVectors>
-RING_INLINE void LastRows(const SmallGemmArgs& g, int64_t row, int64_t column,
-                          int64_t rows) {
-  if constexpr (kRows > 0) {
-    if (rows == kRows) {
-      Block<kLanes, kRows, kVectors>(g, row, column);
-    } else {
-      LastRows<kLanes, kRows - 1, kVectors>(g, row, column, rows);
-    }
+RING_INLINE void Columns(const SmallGemmArgs& g, int64_t row, int64_t column) {
+  for (; row + kRows <= g.m; row += kRows) {
+    Block<kLanes, kRows, kVectors>(g, row, column);
   }
-}
-
-// All rows of kVectors * kLanes columns.
-template <int kLanes, int kVectors>
-RING_INLINE void Columns(const SmallGemmArgs& g, int64_t column) {
-  int64_t row = 0;
-  for (; row + kBlockRows<kLanes> <= g.m; row += kBlockRows<kLanes>) {
-    Block<kLanes, kBlockRows<kLanes>, kVectors>(g, row, column);
+  if constexpr (kRows > 1) {
+    Columns<kLanes, kRows / 2, kVectors>(g, row, column);
   }
-  LastRows<kLanes, kBlockRows<kLanes> - 1, kVectors>(g, row, column, g.m - row);
 }
 
 // The columns that do not fill a vector.
@@ -93,10 +81,10 @@ struct SmallGemmKernel {
     constexpr int kWide = kBlockVectors * kLanes;
     int64_t column = 0;
     for (; column + kWide <= g.n; column += kWide) {
-      Columns<kLanes, kBlockVectors>(g, column);
+      Columns<kLanes, kBlockRows<kLanes>, kBlockVectors>(g, 0, column);
     }
     for (; column + kLanes <= g.n; column += kLanes) {
-      Columns<kLanes, 1>(g, column);
+      Columns<kLanes, kBlockRows<kLanes>, 1>(g, 0, column);
     }
     ScalarColumns(g, column);
   }
