@@ -7,8 +7,9 @@
 namespace ring {
 
 // Written by the engine thread with plain stores, read by the watchdog thread
-// at any time. The fields are independent: a reader may see a new layer with
-// an old collective, which is good enough to tell where a rank stands.
+// at any time; Tick also by the threads that load weights. The fields are
+// independent: a reader may see a new layer with an old collective, which is
+// good enough to tell where a rank stands.
 struct Progress {
   enum class Phase : int32_t {
     kStarting,

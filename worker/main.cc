@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/log.h"
@@ -76,13 +78,14 @@ int RunCheck(const WorkerFlags& flags) {
 
 absl::StatusOr<WeightShard> LoadWeights(const WorkerFlags& flags,
                                         const ModelConfig& config,
-                                        const ShardSpec& spec, int threads) {
+                                        const ShardSpec& spec, int threads,
+                                        Progress* progress) {
   if (flags.load == "dummy") {
-    return WeightShard::MakeUp(config, spec, kDummySeed, threads);
+    return WeightShard::MakeUp(config, spec, kDummySeed, threads, progress);
   }
   RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                         Checkpoint::Open(flags.model));
-  return WeightShard::Load(config, checkpoint, spec, threads);
+  return WeightShard::Load(config, checkpoint, spec, threads, progress);
 }
 
 // The launcher sends SIGTERM or SIGINT to every rank, but a rank that left on
@@ -179,7 +182,7 @@ absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
   spec.decay_mode = DecayOf(flags);
   spec.format = FormatOf(flags);
   RING_ASSIGN_OR_RETURN(const WeightShard weights,
-                        LoadWeights(flags, config, spec, threads));
+                        LoadWeights(flags, config, spec, threads, progress));
 
   const DType activations =
       flags.activations == "fp32" ? DType::kFloat32 : DType::kBFloat16;

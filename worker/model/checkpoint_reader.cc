@@ -244,7 +244,7 @@ absl::StatusOr<int64_t> ReadAndQuantize(const Checkpoint& checkpoint,
 
 absl::StatusOr<int64_t> ReadSlices(const LoadPlan& plan,
                                    const Checkpoint& checkpoint, int threads,
-                                   std::byte* memory) {
+                                   std::byte* memory, Progress* progress) {
   const TaskList list(plan, memory);
   const std::vector<ReadTask>& tasks = list.tasks();
   std::vector<int64_t> task_bytes(tasks.size(), 0);
@@ -257,6 +257,7 @@ absl::StatusOr<int64_t> ReadSlices(const LoadPlan& plan,
             : task.run.empty() ? ReadRowSegments(checkpoint, task.segments)
                                : ReadRun(checkpoint, task);
         if (bytes.ok()) task_bytes[i] = *bytes;
+        if (progress != nullptr) progress->Tick();
         return bytes;
       }));
   list.WidenVectors();

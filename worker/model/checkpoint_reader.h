@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "parallel/progress.h"
 #include "worker/model/load_plan.h"
 #include "worker/model_files/checkpoint.h"
 
@@ -12,7 +13,7 @@ namespace ring {
 
 // Fills `memory` (plan.memory_bytes()) with the plan's slices and returns the
 // bytes read: the plan's read_bytes(), no others. `threads` reads are in
-// flight.
+// flight; `progress`, which may be null, ticks after each.
 //
 // Whole rows are read in runs of up to 16 MB, neighbouring tensors together,
 // straight to their place. A slice of columns is read row by row, and the
@@ -24,6 +25,6 @@ namespace ring {
 // DATA_LOSS names the file and the place.
 absl::StatusOr<int64_t> ReadSlices(const LoadPlan& plan,
                                    const Checkpoint& checkpoint, int threads,
-                                   std::byte* memory);
+                                   std::byte* memory, Progress* progress);
 
 }  // namespace ring

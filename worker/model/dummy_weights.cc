@@ -169,12 +169,14 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
 }
 
 void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
-                  std::byte* memory) {
+                  std::byte* memory, Progress* progress) {
   const std::vector<MakeUpTask> tasks = CutIntoTasks(plan);
   const absl::Status status = RunLoadTasks(
       "making up weights", static_cast<int64_t>(tasks.size()),
       plan.read_bytes(), threads, [&](int64_t i) -> absl::StatusOr<int64_t> {
-        return RunTask(tasks[i], seed, memory);
+        const int64_t bytes = RunTask(tasks[i], seed, memory);
+        if (progress != nullptr) progress->Tick();
+        return bytes;
       });
   RING_CHECK(status.ok()) << status.ToString();
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "parallel/progress.h"
 #include "worker/model/load_plan.h"
 
 namespace ring {
@@ -24,8 +25,8 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
                   uint64_t seed, std::byte* out);
 
 // Fills `memory` (plan.memory_bytes()) with made-up slices of the plan, on
-// `threads` threads.
+// `threads` threads; `progress`, which may be null, ticks after each piece.
 void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
-                  std::byte* memory);
+                  std::byte* memory, Progress* progress);
 
 }  // namespace ring

@@ -28,7 +28,7 @@ void LogLoaded(absl::string_view event, const LoadPlan& plan,
 absl::StatusOr<WeightShard> WeightShard::Load(const ModelConfig& config,
                                               const Checkpoint& checkpoint,
                                               const ShardSpec& spec,
-                                              int threads) {
+                                              int threads, Progress* progress) {
   const Clock::time_point start = Clock::now();
   RING_RETURN_IF_ERROR(CheckInventory(config, checkpoint.tensors()).status());
   RING_ASSIGN_OR_RETURN(const LoadPlan plan,
@@ -37,15 +37,17 @@ absl::StatusOr<WeightShard> WeightShard::Load(const ModelConfig& config,
           plan.memory_bytes(), "slices", plan.slices().size());
   RING_ASSIGN_OR_RETURN(WeightMemory memory,
                         WeightMemory::Allocate(plan.memory_bytes()));
-  RING_ASSIGN_OR_RETURN(const int64_t read_bytes,
-                        ReadSlices(plan, checkpoint, threads, memory.data()));
+  RING_ASSIGN_OR_RETURN(
+      const int64_t read_bytes,
+      ReadSlices(plan, checkpoint, threads, memory.data(), progress));
   LogLoaded("weights loaded", plan, read_bytes, start);
   return WeightShard(std::move(memory), plan);
 }
 
 absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
                                                 ShardSpec spec, uint64_t seed,
-                                                int threads) {
+                                                int threads,
+                                                Progress* progress) {
   const Clock::time_point start = Clock::now();
   if (config.quantization == Quantization::kBlockFp8) {
     spec.format = WeightFormat::kBlockFp8;
@@ -55,7 +57,7 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
                         LoadPlan::Create(config, tensors, std::move(spec)));
   RING_ASSIGN_OR_RETURN(WeightMemory memory,
                         WeightMemory::Allocate(plan.memory_bytes()));
-  MakeUpSlices(plan, seed, threads, memory.data());
+  MakeUpSlices(plan, seed, threads, memory.data(), progress);
   LogLoaded("weights made up", plan, /*read_bytes=*/0, start);
   return WeightShard(std::move(memory), plan);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
+#include "parallel/progress.h"
 #include "worker/model/load_plan.h"
 #include "worker/model/model_weights.h"
 #include "worker/model/weight_memory.h"
@@ -13,6 +14,8 @@
 namespace ring {
 
 // Owns the memory that its ModelWeights point into. Immutable after loading.
+// Loading takes minutes for a large model: `progress`, if not null, ticks after
+// every few megabytes, so that a watchdog can tell slow from stuck.
 class WeightShard {
  public:
   // Checks the inventory, then reads this rank's slices with `threads` reads
@@ -21,14 +24,16 @@ class WeightShard {
   // RESOURCE_EXHAUSTED as WeightMemory, DATA_LOSS when a file cannot be read.
   static absl::StatusOr<WeightShard> Load(const ModelConfig& config,
                                           const Checkpoint& checkpoint,
-                                          const ShardSpec& spec, int threads);
+                                          const ShardSpec& spec, int threads,
+                                          Progress* progress = nullptr);
 
   // Random weights instead: every mesh gets slices of the same model. With a
   // config that says block FP8, or spec.format, the big matrices are
   // quantised.
   static absl::StatusOr<WeightShard> MakeUp(const ModelConfig& config,
                                             ShardSpec spec, uint64_t seed,
-                                            int threads);
+                                            int threads,
+                                            Progress* progress = nullptr);
 
   const ModelWeights& weights() const { return weights_; }
   int64_t bytes() const { return memory_.bytes(); }

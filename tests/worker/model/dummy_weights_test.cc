@@ -158,6 +158,16 @@ TEST(DummyWeightsTest, NeighboursAreNotCorrelated) {
   }
 }
 
+// Each of the matrices is a task at least.
+TEST(DummyWeightsTest, TicksForTheWatchdog) {
+  const ModelConfig config = SmallConfig();
+  Progress progress;
+  const auto shard = WeightShard::MakeUp(config, SpecsOfWorld(config, 1, 1)[0],
+                                         /*seed=*/1, /*threads=*/2, &progress);
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  EXPECT_GT(progress.ticks, config.num_experts);
+}
+
 TEST(DummyWeightsTest, FollowsAConfigThatSaysFp8) {
   ModelConfig config = SmallConfig();
   config.quantization = Quantization::kBlockFp8;

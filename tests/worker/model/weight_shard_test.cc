@@ -301,6 +301,20 @@ TEST(WeightShardTest, PutsEveryMatrixOnACacheLine) {
   }
 }
 
+TEST(WeightShardTest, TicksForTheWatchdog) {
+  const nlohmann::json json = UnevenConfigJson();
+  const TinyCheckpoint tiny(json);
+  const ModelConfig config = Parse(json);
+  const auto checkpoint = Checkpoint::Open(tiny.dir());
+  Progress progress;
+  // At tp 2 columns are sliced, and each such matrix is a read of its own.
+  const auto shard =
+      WeightShard::Load(config, *checkpoint, SpecsOfWorld(config, 2, 1)[0],
+                        /*threads=*/2, &progress);
+  ASSERT_TRUE(shard.ok()) << shard.status();
+  EXPECT_GE(progress.ticks, config.num_hidden_layers);
+}
+
 // Quantising needs whole blocks, so that slices get the scales of the whole.
 TEST(WeightShardTest, QuantisesSlicesLikeTheWhole) {
   const nlohmann::json json = UnevenConfigJson();
