@@ -218,6 +218,9 @@ absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
                              .activation_dtype = activations,
                              .kv_dtype = activations}));
   LogInfo("rank ready", "weight_bytes", weights.bytes());
+  // The leader joins the coordinator when the whole group can serve.
+  std::vector<std::string> unused;
+  RING_RETURN_IF_ERROR(mpi->control()->Gather("ready", &unused));
 
   StepLoop loop({.control = mpi->control(),
                  .side_link = side_link,
