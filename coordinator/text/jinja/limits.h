@@ -15,8 +15,9 @@ struct Limits {
   // 32 bytes of text produced or searched, 16 for each item of a list. Bounds
   // the memory as well: to some 32 bytes a unit.
   int64_t work = 50'000'000;
-  // Nodes and macros being evaluated inside each other.
-  int depth = 1000;
+  // Nodes and macros being evaluated inside each other. One level takes up to
+  // 10 KiB of stack in a build with sanitizers.
+  int depth = 400;
 };
 
 // Nesting of a template's blocks and expressions.
