@@ -10,9 +10,9 @@
 #include "coordinator/flags.h"
 #include "coordinator/served_model.h"
 #include "coordinator/server.h"
-#include "coordinator/signal_watcher.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mutex.h"
+#include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
 
 namespace ring {

@@ -6,7 +6,7 @@
 
 #include "absl/strings/strip.h"
 #include "coordinator/cli/connection.h"
-#include "coordinator/signal_watcher.h"
+#include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
 #include "proto/status.h"
 #include "ring/v1/inference.grpc.pb.h"

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "coordinator/signal_watcher.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mutex.h"
+#include "kernels/base/signal_watcher.h"
 #include "worker/coordinator_link.h"
 #include "worker/model_files/digest.h"
 
