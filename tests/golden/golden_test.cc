@@ -158,11 +158,13 @@ TEST_P(GoldenTest, HiddenStatesAreClose) {
   ASSERT_TRUE((*group)->Run(request).error.ok());
   MutexLock lock(&mutex);
   ASSERT_EQ(hidden.size(), 8u);
+  // A token that went to another expert is seen in all later layers.
+  const double limit =
+      Tolerance() == kFloat32Tolerance ? kFloat32Tolerance : kFlippedTolerance;
   for (const auto& [layer, values] : hidden) {
-    EXPECT_LE(
-        RelativeL2(values, ReadGoldenTensor("hidden." + std::to_string(layer))),
-        Tolerance())
-        << "layer " << layer;
+    const double error =
+        RelativeL2(values, ReadGoldenTensor("hidden." + std::to_string(layer)));
+    EXPECT_LE(error, limit) << "layer " << layer;
   }
 }
 
