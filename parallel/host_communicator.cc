@@ -40,6 +40,12 @@ HostCommunicator::HostCommunicator(const Options& options,
 
 void HostCommunicator::AllGather(const void* send, void* recv, int64_t bytes) {
   CollectiveScope scope(progress_);
+  if (size() == 1) {
+    // The only collective that a device without a communicator of its own
+    // needs: it may not wait, and the host may not see the memory.
+    if (send != recv) backend_->Copy(recv, send, bytes);
+    return;
+  }
   for (int r = 0; r < size(); ++r) {
     Receive(r, At(recv, r * bytes), bytes);
     Send(r, send, bytes);
