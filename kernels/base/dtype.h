@@ -51,12 +51,12 @@ struct BFloat16 {
 static_assert(sizeof(BFloat16) == 2);
 
 // Exact.
-inline float ToFloat(BFloat16 x) {
+constexpr float ToFloat(BFloat16 x) {
   return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16);
 }
 
 // Rounds to nearest, ties to even. NaN stays NaN (made quiet).
-inline BFloat16 ToBFloat16(float x) {
+constexpr BFloat16 ToBFloat16(float x) {
   const uint32_t u = std::bit_cast<uint32_t>(x);
   if ((u & 0x7fffffffu) > 0x7f800000u) {
     return {static_cast<uint16_t>((u >> 16) | 0x0040u)};
@@ -71,7 +71,7 @@ struct Float8E4M3 {
 static_assert(sizeof(Float8E4M3) == 1);
 
 // Exact. Bias 7; subnormals are multiples of 2^-9.
-inline float ToFloat(Float8E4M3 x) {
+constexpr float ToFloat(Float8E4M3 x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x80u) << 24;
   const uint32_t magnitude = x.bits & 0x7fu;
   if (magnitude == 0x7fu) return std::bit_cast<float>(sign | 0x7fc00000u);

@@ -10,8 +10,8 @@
 namespace ring {
 
 // Four 32-bit words of Philox4x32-10 for this counter and key.
-inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
-                                          std::array<uint32_t, 2> key) {
+constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
+                                             std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xD2511F53} * counter[0];
     const uint64_t p1 = uint64_t{0xCD9E8D57} * counter[2];
@@ -27,7 +27,7 @@ inline std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 
 // Uniform in the open interval (0, 1) in steps of 2^-23, never 0 and never 1:
 // safe under log().
-inline float ToOpenUniform(uint32_t bits) {
+constexpr float ToOpenUniform(uint32_t bits) {
   return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f;
 }
 

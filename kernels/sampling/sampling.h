@@ -39,13 +39,13 @@ struct SamplingRow {
 // Order of the filters: temperature, top-k, top-p (over what top-k left, at
 // this temperature), min-p. The same order as Hugging Face's and vLLM's.
 
-inline bool IsGreedy(const SamplingRow& row) {
+constexpr bool IsGreedy(const SamplingRow& row) {
   return row.temperature <= 0 || row.top_k == 1;
 }
-inline bool UsesTopK(const SamplingRow& row) {
+constexpr bool UsesTopK(const SamplingRow& row) {
   return !IsGreedy(row) && row.top_k > 1;
 }
-inline bool UsesTopP(const SamplingRow& row) {
+constexpr bool UsesTopP(const SamplingRow& row) {
   return !IsGreedy(row) && row.top_p < 1;
 }
 
@@ -75,7 +75,7 @@ struct RowStats {
 };
 
 // Keys order like the logits; -0 and +0 share one.
-inline uint32_t OrderedKey(float logit) {
+constexpr uint32_t OrderedKey(float logit) {
   const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }

@@ -1,0 +1,71 @@
+// What a CUDA launcher is given: a stream and the memory that belongs to it.
+#pragma once
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/base/check.h"
+
+// A CUDA or cuBLAS call that may not fail once the backend stands.
+#define RING_CUDA_CHECK(expression)                                \
+  do {                                                             \
+    const cudaError_t ring_error_ = (expression);                  \
+    RING_CHECK(ring_error_ == cudaSuccess)                         \
+        << #expression << ": " << cudaGetErrorString(ring_error_); \
+  } while (false)
+#define RING_CUBLAS_CHECK(expression)                                  \
+  do {                                                                 \
+    const cublasStatus_t ring_status_ = (expression);                  \
+    RING_CHECK(ring_status_ == CUBLAS_STATUS_SUCCESS)                  \
+        << #expression << ": " << cublasGetStatusString(ring_status_); \
+  } while (false)
+
+namespace ring::cuda {
+
+// Launchers of one queue run in order, so they share one scratch area: what
+// an op leaves there is gone at the next op. All members are borrowed from the
+// backend. Confined to the engine thread.
+class Stream {
+ public:
+  struct Parts {
+    cudaStream_t stream = nullptr;
+    cublasHandle_t cublas = nullptr;  // bound to `stream`
+    void* scratch = nullptr;          // aligned to 256 bytes
+    int64_t scratch_bytes = 0;
+  };
+  explicit Stream(const Parts& parts) : parts_(parts) {}
+
+  cudaStream_t get() const { return parts_.stream; }
+  cublasHandle_t cublas() const { return parts_.cublas; }
+
+  // The first `count` elements of the scratch area.
+  template <typename T>
+  T* Scratch(int64_t count) const {
+    RING_CHECK_LE(count * static_cast<int64_t>(sizeof(T)),
+                  parts_.scratch_bytes);
+    return static_cast<T*>(parts_.scratch);
+  }
+  int64_t scratch_bytes() const { return parts_.scratch_bytes; }
+
+ private:
+  const Parts parts_;
+};
+
+// Called after every launch: a wrong launch configuration shows here, a fault
+// inside a kernel at the next synchronisation.
+inline void CheckLaunch(const char* kernel) {
+  const cudaError_t error = cudaGetLastError();
+  RING_CHECK(error == cudaSuccess)
+      << kernel << ": " << cudaGetErrorString(error);
+}
+
+// Number of blocks of `size` that cover n, as a grid dimension.
+inline unsigned Blocks(int64_t n, int64_t size) {
+  const int64_t blocks = (n + size - 1) / size;
+  RING_CHECK_LE(blocks, int64_t{0x7fffffff});
+  return static_cast<unsigned>(blocks);
+}
+
+}  // namespace ring::cuda

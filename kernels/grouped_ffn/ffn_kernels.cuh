@@ -1,0 +1,36 @@
+// The two products of a SwiGLU block, for one expert or many.
+//
+// A unit is one use of one expert by one row: (row, slot) of GroupedFfnArgs,
+// or a row of DenseFfnArgs, which has one slot and one expert. Unit u belongs
+// to row u / top_k.
+#pragma once
+
+#include "kernels/grouped_ffn/grouped_ffn.h"
+
+namespace ring::cuda {
+
+class Stream;
+
+struct FfnUnits {
+  const void* x = nullptr;  // [rows, hidden]
+  DType x_dtype = DType::kFloat32;
+  int64_t rows = 0;
+  int top_k = 1;
+  const int32_t* experts = nullptr;            // [rows, top_k], null: all 0
+  const float* weights = nullptr;              // [rows, top_k], null: all 1
+  absl::Span<const GatedMlpWeights> matrices;  // by expert, of equal shape
+  void* h = nullptr;        // [rows * top_k, inter] of x_dtype
+  float* y = nullptr;       // [rows, hidden]
+  bool accumulate = false;  // y += instead of y =
+};
+
+// Streams the experts' weights once per unit; units of one expert are meant to
+// meet in L2. Any types, any sizes.
+void StreamFfn(const FfnUnits& units, Stream* stream);
+
+// Tiles on tensor cores, for many rows of bf16.
+void TileFfn(const FfnUnits& units, Stream* stream);
+// Whether TileFfn takes these types.
+bool TileFfnSupports(const FfnUnits& units);
+
+}  // namespace ring::cuda

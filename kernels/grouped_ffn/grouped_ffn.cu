@@ -1,0 +1,73 @@
+// Chooses between streaming and tiles; the kernels are in stream_ffn.cu and
+// tile_ffn.cu.
+#include "kernels/grouped_ffn/grouped_ffn.h"
+
+#include <algorithm>
+
+#include "kernels/cuda_stream.cuh"
+#include "kernels/grouped_ffn/ffn_kernels.cuh"
+
+namespace ring::cuda {
+namespace {
+
+// From here on an expert of 256 is chosen by several rows at top-8, and tiles
+// read weights less often than streaming does.
+constexpr int64_t kTileRows = 128;
+// Rows that DenseFfnWorkspaceBytes has room for.
+constexpr int64_t kDenseRowBlock = 256;
+
+void RunFfn(const FfnUnits& units, bool tiles, Stream* stream) {
+  if (tiles && TileFfnSupports(units)) {
+    TileFfn(units, stream);
+  } else {
+    StreamFfn(units, stream);
+  }
+}
+
+}  // namespace
+
+void DenseFfn(const DenseFfnArgs& args, Stream* stream) {
+  const int64_t hidden = args.weights.gate.cols;
+  RING_CHECK_EQ(args.weights.down.rows, hidden);
+  RING_CHECK_EQ(args.weights.down.cols, args.weights.gate.rows);
+  if (hidden == 0) return;
+  FfnUnits units;
+  units.x_dtype = args.x_dtype;
+  units.matrices = absl::MakeConstSpan(&args.weights, 1);
+  units.h = args.workspace;
+  units.accumulate = args.accumulate;
+  for (int64_t row = 0; row < args.rows;) {
+    // Decode rows and prompt rows take different kernels.
+    const bool decode = row < args.decode_rows;
+    const int64_t end = decode ? args.decode_rows : args.rows;
+    units.rows = std::min(kDenseRowBlock, end - row);
+    units.x = static_cast<const char*>(args.x) +
+              row * hidden * static_cast<int64_t>(SizeOf(args.x_dtype));
+    units.y = args.y + row * hidden;
+    RunFfn(units, !decode, stream);
+    row += units.rows;
+  }
+}
+
+void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
+  if (args.rows == 0) return;
+  if (args.experts.empty()) {
+    RING_CUDA_CHECK(cudaMemsetAsync(
+        args.y, 0, args.rows * args.hidden * sizeof(float), stream->get()));
+    return;
+  }
+  RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
+  FfnUnits units;
+  units.x = args.x;
+  units.x_dtype = args.x_dtype;
+  units.rows = args.rows;
+  units.top_k = args.top_k;
+  units.experts = args.local_experts;
+  units.weights = args.weights;
+  units.matrices = args.experts;
+  units.h = args.workspace;
+  units.y = args.y;
+  RunFfn(units, args.rows >= kTileRows, stream);
+}
+
+}  // namespace ring::cuda

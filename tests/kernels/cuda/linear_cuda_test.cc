@@ -1,0 +1,144 @@
+// CPU = CUDA for y = x W^T: every pair of types, streaming and GEMM.
+#include "kernels/linear/linear.h"
+
+#include <tuple>
+
+#include "tests/kernels/cuda/device_arena.h"
+
+namespace ring {
+namespace {
+
+using Types = std::tuple<DType, DType, DType>;  // weight, x, y
+class LinearCudaTest : public testing::TestWithParam<Types> {
+ protected:
+  void Compare(int64_t rows, int64_t decode_rows,
+               const TestWeight::Shape& shape) {
+    const auto [w_dtype, x_dtype, y_dtype] = GetParam();
+    const TestWeight weight(w_dtype, shape, 5);
+    const TestRows x(x_dtype, rows, shape.cols, 7);
+    SCOPED_TRACE(testing::Message() << rows << " rows, " << decode_rows
+                                    << " decode, " << shape.rows << " x "
+                                    << shape.cols << " left " << shape.left);
+    ExpectSame(
+        [&, x_dtype = x_dtype, y_dtype = y_dtype](DeviceArena& arena) {
+          LinearArgs args;
+          args.x = arena.Put(x, rows, shape.cols, x_dtype);
+          args.x_dtype = x_dtype;
+          args.rows = rows;
+          args.decode_rows = decode_rows;
+          args.weight = arena.Put(weight);
+          args.y = arena.MakeBytes(rows * shape.rows * SizeOf(y_dtype));
+          args.y_dtype = y_dtype;
+          arena.backend().Linear(args);
+          return arena.GetFloats(args.y, rows * shape.rows, y_dtype);
+        },
+        Tolerance(y_dtype));
+  }
+};
+
+TEST_P(LinearCudaTest, AgreesOnSmallAndOddSizes) {
+  for (const TestWeight::Shape& shape : {TestWeight::Shape{0, 64},
+                                         {1, 1},
+                                         {7, 33, 5, 3, 2},
+                                         {65, 200, 8, 0, 1},
+                                         {130, 384, 128, 128, 1},
+                                         {33, 256, 64, 64}}) {
+    Compare(0, 0, shape);
+    Compare(1, 1, shape);
+    Compare(3, 3, shape);
+    Compare(9, 4, shape);
+    Compare(70, 0, shape);
+  }
+}
+
+TEST_P(LinearCudaTest, AgreesOnModelSizes) {
+  Compare(5, 5, {768, 128});
+  Compare(1, 1, {1536, 4096});
+  Compare(8, 8, {512, 4096});
+  Compare(16, 16, {256, 1024});
+  Compare(100, 2, {512, 1024});
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, LinearCudaTest,
+    testing::Combine(testing::Values(DType::kFloat32, DType::kBFloat16,
+                                     DType::kFloat8E4M3),
+                     testing::Values(DType::kFloat32, DType::kBFloat16),
+                     testing::Values(DType::kFloat32, DType::kBFloat16)),
+    [](const auto& info) {
+      return std::string(Name(std::get<0>(info.param))) + "_" +
+             Name(std::get<1>(info.param)) + "_" +
+             Name(std::get<2>(info.param));
+    });
+
+// A row's bits do not depend on the rows beside it.
+TEST(LinearCudaBitsTest, RowsAloneEqualRowsTogether) {
+  constexpr int64_t kRows = 8;
+  constexpr int64_t kCols = 512;
+  const TestWeight weight(DType::kFloat8E4M3, {64, kCols}, 5);
+  const TestRows x(DType::kBFloat16, kRows, kCols, 7);
+  DeviceArena arena(TestGpu());
+  LinearArgs args;
+  args.x = arena.Put(x, kRows, kCols, DType::kBFloat16);
+  args.x_dtype = DType::kBFloat16;
+  args.weight = arena.Put(weight);
+  args.rows = args.decode_rows = kRows;
+  args.y = arena.Make<float>(kRows * 64);
+  arena.backend().Linear(args);
+  const auto together = arena.Get(static_cast<float*>(args.y), kRows * 64);
+  args.rows = args.decode_rows = 1;
+  for (int64_t row = 0; row < kRows; ++row) {
+    arena.backend().Linear(args);
+    const auto alone = arena.Get(static_cast<float*>(args.y), 64);
+    EXPECT_EQ(alone, std::vector<float>(together.begin() + row * 64,
+                                        together.begin() + (row + 1) * 64));
+    args.x = static_cast<const BFloat16*>(args.x) + kCols;
+  }
+}
+
+// A bucket's step is recorded at its first use and replayed afterwards.
+TEST(CudaBackendTest, ReplaysAStepOnNewInputs) {
+  constexpr int64_t kCols = 128;
+  const TestWeight weight(DType::kBFloat16, {32, kCols}, 5);
+  const TestRows first(DType::kBFloat16, 1, kCols, 1);
+  const TestRows second(DType::kBFloat16, 1, kCols, 2);
+  DeviceArena arena(TestGpu());
+  Backend& gpu = arena.backend();
+  void* const x = arena.Put(first, 1, kCols, DType::kBFloat16);
+  LinearArgs args;
+  args.x = x;
+  args.x_dtype = DType::kBFloat16;
+  args.weight = arena.Put(weight);
+  args.rows = args.decode_rows = 1;
+  args.y = arena.Make<float>(32);
+  int calls = 0;
+  const auto step = [&] {
+    ++calls;
+    gpu.WaitFor(Queue::kSide, Queue::kMain);
+    gpu.Use(Queue::kSide);
+    gpu.Linear(args);
+    gpu.Use(Queue::kMain);
+    gpu.WaitFor(Queue::kMain, Queue::kSide);
+  };
+  gpu.RunStep(/*bucket=*/1, step);
+  EXPECT_EQ(calls, 1);
+  const auto y_first = arena.Get(static_cast<float*>(args.y), 32);
+  gpu.CopyToDevice(x, second.data(), kCols * 2);
+  gpu.RunStep(/*bucket=*/1, step);
+  EXPECT_EQ(calls, 1);
+  const auto replayed = arena.Get(static_cast<float*>(args.y), 32);
+  gpu.Linear(args);
+  EXPECT_EQ(replayed, arena.Get(static_cast<float*>(args.y), 32));
+  EXPECT_NE(replayed, y_first);
+}
+
+TEST(CudaBackendTest, NamesWhatIsMissing) {
+  DeviceArena arena(TestGpu());
+  const auto buffer = arena.backend().Allocate(int64_t{1} << 50);
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  // What failed does not make later calls fail.
+  EXPECT_TRUE(arena.backend().Allocate(256).ok());
+}
+
+}  // namespace
+}  // namespace ring
