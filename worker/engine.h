@@ -65,6 +65,7 @@ class Engine {
   }
 
   HybridModel& model() { return *model_; }
+  Backend& backend() { return *parts_.backend; }
 
  private:
   Engine(const Parts& parts, const Options& options)

@@ -1,6 +1,7 @@
 // The engine against the float64 results of the bundled model, on every mesh
 // and over both exchanges.
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <string>
 #include <tuple>
@@ -32,6 +33,21 @@ struct Shape {
   int tp;
 };
 
+// Where the ranks run: RING_TEST_DEVICE, else the CPU.
+std::string TestDevice() {
+  const char* const device = std::getenv("RING_TEST_DEVICE");
+  return device != nullptr ? device : "cpu";
+}
+
+// Waits for `engine`'s device and returns what lies there.
+std::vector<float> ToHost(Engine* engine, const float* values, int64_t n) {
+  std::vector<float> host(n);
+  engine->backend().CopyToHost(host.data(), values,
+                               n * static_cast<int64_t>(sizeof(float)));
+  engine->backend().Synchronize();
+  return host;
+}
+
 using Parameters = std::tuple<Shape, Scheduler::ExchangePolicy, DType>;
 
 class GoldenTest : public testing::TestWithParam<Parameters> {
@@ -45,6 +61,7 @@ class GoldenTest : public testing::TestWithParam<Parameters> {
     options.exchange = exchange;
     options.activation_dtype = dtype;
     options.num_token_ids = kTokenizerIds;
+    options.device = TestDevice();
     return options;
   }
   double Tolerance() const {
@@ -84,13 +101,14 @@ class LogitCollector {
   void Watch(int vocab_size, const Mesh& mesh, Engine* engine) {
     const Range slice = mesh.vocab();
     const int group = mesh.dp_rank();
-    engine->set_step_observer([=, this](const v1::BatchPlan& plan,
-                                        const float* logits) {
-      if (plan.groups(group).samples_size() == 0) return;
-      MutexLock lock(&mutex_);
-      logits_.resize(vocab_size);
-      std::copy(logits, logits + slice.size(), logits_.begin() + slice.begin);
-    });
+    engine->set_step_observer(
+        [=, this](const v1::BatchPlan& plan, const float* logits) {
+          if (plan.groups(group).samples_size() == 0) return;
+          const std::vector<float> own = ToHost(engine, logits, slice.size());
+          MutexLock lock(&mutex_);
+          logits_.resize(vocab_size);
+          std::copy(own.begin(), own.end(), logits_.begin() + slice.begin);
+        });
   }
   std::vector<float> Take() {
     MutexLock lock(&mutex_);
@@ -141,12 +159,13 @@ TEST_P(GoldenTest, HiddenStatesAreClose) {
   options.on_ready = [&](int, const Mesh& mesh, Engine* engine) {
     if (mesh.dp_rank() != 0) return;
     engine->model().set_layer_observer(
-        [&](int layer, const float* residual, Range rows) {
+        [&, engine](int layer, const float* residual, Range rows) {
+          const std::vector<float> own =
+              ToHost(engine, residual, rows.size() * kHidden);
           MutexLock lock(&mutex);
           std::vector<float>& all = hidden[layer];
           all.resize(std::max<size_t>(all.size(), rows.end * kHidden));
-          std::copy(residual, residual + rows.size() * kHidden,
-                    all.begin() + rows.begin * kHidden);
+          std::copy(own.begin(), own.end(), all.begin() + rows.begin * kHidden);
         });
   };
   auto group = MiniGroup::Start(options);

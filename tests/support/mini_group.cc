@@ -3,9 +3,9 @@
 #include <chrono>
 #include <thread>
 
+#include "kernels/backend_factory.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu_backend.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "parallel/expert_placement.h"
 #include "parallel/thread_communicator.h"
@@ -109,7 +109,8 @@ absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
       ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
                                   mesh.world_size()));
   rank->placement = std::make_unique<ExpertPlacement>(std::move(placement));
-  rank->backend = MakeCpuBackend(options.threads);
+  RING_ASSIGN_OR_RETURN(rank->backend,
+                        MakeBackend(options.device, options.threads));
   ShardSpec spec = MakeShardSpec(config, *rank->mesh, *rank->placement);
   spec.decay_mode = options.decay_mode;
   spec.format = options.format;
@@ -118,6 +119,9 @@ absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
   RING_ASSIGN_OR_RETURN(WeightShard shard,
                         WeightShard::Load(config, checkpoint, spec, 1));
   rank->weights = std::make_unique<WeightShard>(std::move(shard));
+  if (options.device != "cpu") {
+    RING_RETURN_IF_ERROR(rank->weights->MoveTo(rank->backend.get()));
+  }
 
   HostCommunicator::Options communicator;
   communicator.backend = rank->backend.get();

@@ -47,6 +47,9 @@ class MiniGroup {
     int64_t replicated_rows = 4;
     int num_token_ids = 1 << 30;
     int threads = 1;
+    // As MakeBackend takes it. A GPU holds one rank and the replicated
+    // exchange.
+    std::string device = "cpu";
     // Called on each rank's thread before its first step.
     std::function<void(int rank, const Mesh& mesh, Engine* engine)> on_ready;
   };

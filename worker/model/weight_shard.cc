@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "worker/model/checkpoint_reader.h"
@@ -22,6 +23,62 @@ void LogLoaded(absl::string_view event, const LoadPlan& plan,
           "memory_bytes", plan.memory_bytes(), "seconds", seconds, "gb_per_s",
           static_cast<double>(read_bytes) / seconds * 1e-9);
 }
+
+// Turns pointers into one block of memory into pointers into another.
+class Relocation {
+ public:
+  Relocation(const void* from, void* to)
+      : from_(static_cast<const char*>(from)), to_(static_cast<char*>(to)) {}
+
+  void Apply(ModelWeights* model) const {
+    Apply(&model->word_embeddings);
+    for (LayerWeights& layer : model->layers) Apply(&layer);
+    Apply(&model->norm);
+    Apply(&model->lm_head);
+  }
+
+ private:
+  template <typename T>
+  const T* Moved(const T* pointer) const {
+    if (pointer == nullptr) return nullptr;
+    const int64_t offset = reinterpret_cast<const char*>(pointer) - from_;
+    return reinterpret_cast<const T*>(to_ + offset);
+  }
+  void Apply(absl::Span<const float>* values) const {
+    if (values->empty()) return;
+    *values = absl::MakeConstSpan(Moved(values->data()), values->size());
+  }
+  void Apply(WeightMatrix* w) const {
+    w->data = Moved(static_cast<const char*>(w->data));
+    w->scales = Moved(w->scales);
+    w->row_scale = Moved(w->row_scale);
+  }
+  void Apply(GatedMlpWeights* mlp) const {
+    Apply(&mlp->gate);
+    Apply(&mlp->up);
+    Apply(&mlp->down);
+  }
+  void Apply(LayerWeights* layer) const {
+    AttentionWeights& attention = layer->attention;
+    for (WeightMatrix* w : {&attention.query_key_value, &attention.dense,
+                            &attention.g_proj, &layer->moe.router}) {
+      Apply(w);
+    }
+    for (absl::Span<const float>* values :
+         {&layer->input_layernorm, &layer->post_attention_layernorm,
+          &attention.query_layernorm, &attention.key_layernorm,
+          &attention.g_norm, &attention.decay_rates, &layer->moe.expert_bias}) {
+      Apply(values);
+    }
+    Apply(&layer->dense_mlp);
+    for (GatedMlpWeights& expert : layer->moe.experts) Apply(&expert);
+    Apply(&layer->moe.shared_expert);
+    Apply(&layer->moe.shared_expert_slice);
+  }
+
+  const char* const from_;
+  char* const to_;
+};
 
 }  // namespace
 
@@ -62,7 +119,19 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
   return WeightShard(std::move(memory), plan);
 }
 
+absl::Status WeightShard::MoveTo(Backend* backend) {
+  RING_CHECK(memory_.has_value());
+  RING_ASSIGN_OR_RETURN(device_memory_, backend->Allocate(bytes_));
+  backend->CopyToDevice(device_memory_->data(), memory_->data(), bytes_);
+  backend->Synchronize();
+  Relocation(memory_->data(), device_memory_->data()).Apply(&weights_);
+  memory_.reset();
+  return absl::OkStatus();
+}
+
 WeightShard::WeightShard(WeightMemory memory, const LoadPlan& plan)
-    : memory_(std::move(memory)), weights_(plan.Bind(memory_.data())) {}
+    : bytes_(memory.bytes()),
+      memory_(std::move(memory)),
+      weights_(plan.Bind(memory_->data())) {}
 
 }  // namespace ring

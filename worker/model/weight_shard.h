@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
+#include "kernels/backend.h"
 #include "parallel/progress.h"
 #include "worker/model/load_plan.h"
 #include "worker/model/model_weights.h"
@@ -13,7 +16,8 @@
 
 namespace ring {
 
-// Owns the memory that its ModelWeights point into. Immutable after loading.
+// Owns the memory that its ModelWeights point into: the host's, until the shard
+// is moved to a device. Immutable from then on.
 // Loading takes minutes for a large model: `progress`, if not null, ticks after
 // every few megabytes, so that a watchdog can tell slow from stuck.
 class WeightShard {
@@ -35,13 +39,20 @@ class WeightShard {
                                             int threads,
                                             Progress* progress = nullptr);
 
+  // Copies everything to `backend`, which outlives the shard, and frees the
+  // host's memory. RESOURCE_EXHAUSTED if it does not fit; nothing has changed
+  // then.
+  absl::Status MoveTo(Backend* backend);
+
   const ModelWeights& weights() const { return weights_; }
-  int64_t bytes() const { return memory_.bytes(); }
+  int64_t bytes() const { return bytes_; }
 
  private:
   WeightShard(WeightMemory memory, const LoadPlan& plan);
 
-  WeightMemory memory_;
+  int64_t bytes_ = 0;
+  std::optional<WeightMemory> memory_;           // unless moved
+  std::unique_ptr<DeviceBuffer> device_memory_;  // if moved
   ModelWeights weights_;
 };
 
