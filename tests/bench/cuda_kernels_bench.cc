@@ -1,0 +1,348 @@
+// Decode kernels of the GPU against its memory bandwidth. Run by hand; prints
+// one table. Every line is the median of 7 runs of at least 10 ms, each a
+// replay of a recorded step whose ops go through inputs larger than L2. Bytes
+// are those that have to move once; data is random.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/backend_factory.h"
+#include "kernels/base/check.h"
+#include "kernels/grouped_ffn/grouped_ffn.h"
+#include "kernels/lightning_attention/lightning_attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/paged_attention/paged_attention.h"
+#include "tests/bench/device_read.h"
+
+namespace ring {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kCacheBytes = int64_t{60} << 20;  // L2 of an H200
+constexpr int kHidden = 4096;
+constexpr int kHeads = 32;
+constexpr int kKvHeads = 4;
+constexpr int kHeadDim = 128;
+constexpr int kExperts = 256;
+constexpr int kTopK = 8;
+constexpr int kInter = 1024;
+
+class Bench {
+ public:
+  Bench() {
+    auto backend = MakeBackend("cuda", 1);
+    RING_CHECK(backend.ok()) << backend.status().ToString();
+    gpu_ = *std::move(backend);
+    std::mt19937 generator(1);
+    // Exponents stay small in every type that the words are read as.
+    pattern_.resize(int64_t{16} << 20);
+    for (uint32_t& word : pattern_) word = generator() & 0xbfb7bfb7u;
+  }
+
+  Backend& gpu() { return *gpu_; }
+
+  // Random bits of finite values.
+  void* Random(int64_t bytes) {
+    char* const data = static_cast<char*>(Take(bytes));
+    const int64_t step = static_cast<int64_t>(pattern_.size()) * 4;
+    const int64_t first = std::min(bytes, step);
+    gpu_->CopyToDevice(data, pattern_.data(), first);
+    for (int64_t at = first; at < bytes; at += step) {
+      gpu_->Copy(data + at, data, std::min(step, bytes - at));
+    }
+    gpu_->Synchronize();
+    return data;
+  }
+  template <typename T>
+  T* Put(const std::vector<T>& values) {
+    void* const data = Take(values.size() * sizeof(T));
+    gpu_->CopyToDevice(data, values.data(), values.size() * sizeof(T));
+    gpu_->Synchronize();
+    return static_cast<T*>(data);
+  }
+  void Free() { buffers_.clear(); }
+
+  WeightMatrix Matrix(DType dtype, int64_t rows, int64_t cols) {
+    WeightMatrix w;
+    w.dtype = dtype;
+    w.rows = rows;
+    w.cols = cols;
+    w.row_stride = cols;
+    w.data = Random(rows * cols * static_cast<int64_t>(SizeOf(dtype)));
+    if (dtype == DType::kFloat8E4M3) {
+      w.scale_cols = cols / kScaleBlock;
+      w.scales =
+          Put(std::vector<float>(rows / kScaleBlock * w.scale_cols, 0.01f));
+      std::vector<int32_t> row_scale(rows);
+      for (int64_t i = 0; i < rows; ++i) {
+        row_scale[i] = static_cast<int32_t>(i / kScaleBlock);
+      }
+      w.row_scale = Put(row_scale);
+    }
+    return w;
+  }
+
+  // Median microseconds of one op; op(i) is the i-th of a step.
+  double Time(int ops, absl::FunctionRef<void(int)> op) {
+    const int bucket = ++last_bucket_;
+    const auto step = [&] {
+      for (int i = 0; i < ops; ++i) op(i);
+    };
+    gpu_->RunStep(bucket, step);
+    gpu_->Synchronize();
+    const auto run = [&](int repeats) {
+      const Clock::time_point start = Clock::now();
+      for (int i = 0; i < repeats; ++i) gpu_->RunStep(bucket, step);
+      gpu_->Synchronize();
+      return std::chrono::duration<double, std::micro>(Clock::now() - start)
+          .count();
+    };
+    const int repeats = 1 + static_cast<int>(10000 / run(1));
+    std::vector<double> samples;
+    for (int i = 0; i < 7; ++i) samples.push_back(run(repeats));
+    std::sort(samples.begin(), samples.end());
+    return samples[samples.size() / 2] / repeats / ops;
+  }
+
+  void MeasureMemory() {
+    constexpr int64_t kBytes = int64_t{4} << 30;
+    void* const from = Random(kBytes);
+    void* const to = Random(kBytes);
+    copy_rate_ = 2.0 * kBytes / CopySeconds(to, from, kBytes) * 1e-12;
+    read_rate_ = kBytes / SecondsToRead(from, kBytes) * 1e-12;
+    Free();
+    std::printf("%s: copy %.2f TB/s (read + written), read %.2f TB/s\n",
+                gpu_->description(), copy_rate_, read_rate_);
+    std::printf("%-34s %9s %9s %7s %7s %7s\n", "op", "us", "MB", "TB/s",
+                "% copy", "% read");
+  }
+
+  void Report(const std::string& what, double us, double bytes) {
+    const double rate = bytes / us * 1e-6;
+    std::printf("%-34s %9.2f %9.1f %7.2f %7.1f %7.1f\n", what.c_str(), us,
+                bytes * 1e-6, rate, 100 * rate / copy_rate_,
+                100 * rate / read_rate_);
+    Free();
+  }
+
+ private:
+  // Not recorded: in a graph a copy takes the slower copy engine.
+  double CopySeconds(void* to, const void* from, int64_t bytes) {
+    constexpr int kRepeats = 4;
+    std::vector<double> samples;
+    for (int i = 0; i < 7; ++i) {
+      gpu_->Synchronize();
+      const Clock::time_point start = Clock::now();
+      for (int k = 0; k < kRepeats; ++k) gpu_->Copy(to, from, bytes);
+      gpu_->Synchronize();
+      const std::chrono::duration<double> elapsed = Clock::now() - start;
+      samples.push_back(elapsed.count() / kRepeats);
+    }
+    std::sort(samples.begin(), samples.end());
+    return samples[samples.size() / 2];
+  }
+
+  void* Take(int64_t bytes) {
+    auto buffer = gpu_->Allocate(bytes);
+    RING_CHECK(buffer.ok()) << buffer.status().ToString();
+    buffers_.push_back(*std::move(buffer));
+    return buffers_.back()->data();
+  }
+
+  std::unique_ptr<Backend> gpu_;
+  std::vector<uint32_t> pattern_;
+  std::vector<std::unique_ptr<DeviceBuffer>> buffers_;
+  int last_bucket_ = 0;
+  double copy_rate_ = 0;  // TB/s
+  double read_rate_ = 0;
+};
+
+// How many sets of `bytes` are surely not in the cache when used in turn.
+int NumSets(int64_t bytes) {
+  return static_cast<int>(std::max<int64_t>(2, 4 * kCacheBytes / bytes + 1));
+}
+
+std::vector<int32_t> Counting(int n, int first, int step) {
+  std::vector<int32_t> values(n);
+  for (int i = 0; i < n; ++i) values[i] = first + i * step;
+  return values;
+}
+
+// One new token in each of `batch` sequences.
+StepSegments DecodeSegments(Bench* bench, int batch, int first_slot,
+                            int position) {
+  StepSegments s;
+  s.num_segments = s.num_decode_segments = batch;
+  s.row_begin = bench->Put(Counting(batch, 0, 1));
+  s.row_count = bench->Put(Counting(batch, 1, 0));
+  s.position = bench->Put(Counting(batch, position, 0));
+  s.state_in = s.state_out = bench->Put(Counting(batch, first_slot, 1));
+  s.page_row = bench->Put(Counting(batch, 0, 1));
+  return s;
+}
+
+RopeRows Rope(Bench* bench, int rows) {
+  constexpr int kHalf = kHeadDim / 4;
+  return {bench->Put(std::vector<float>(rows * kHalf, 0.8f)),
+          bench->Put(std::vector<float>(rows * kHalf, 0.6f)), kHalf};
+}
+
+void LightningDecode(Bench* bench, int batch) {
+  constexpr int64_t kWidth = kHeads * kHeadDim;
+  constexpr int64_t kStateBytes = kWidth * kHeadDim * 4;
+  const int sets = NumSets(batch * kStateBytes);
+  LightningAttentionArgs args;
+  args.qkv = bench->Random(batch * 3 * kWidth * 4);
+  args.gate = bench->Random(batch * kWidth * 4);
+  args.rows = batch;
+  args.num_heads = kHeads;
+  args.head_dim = kHeadDim;
+  args.q_norm = args.k_norm = bench->Put(std::vector<float>(kHeadDim, 1.0f));
+  args.eps = 1e-6f;
+  args.rope = Rope(bench, batch);
+  args.decay_rates = bench->Put(std::vector<float>(kHeads, 0.1f));
+  args.states = static_cast<float*>(bench->Random(sets * batch * kStateBytes));
+  args.g_norm = bench->Put(std::vector<float>(kWidth, 1.0f));
+  args.groups = 4;
+  args.out = bench->Random(batch * kWidth * 2);
+  args.out_dtype = DType::kBFloat16;
+  args.workspace = static_cast<float*>(bench->Random(batch * kWidth * 4));
+  std::vector<StepSegments> segments;
+  for (int set = 0; set < sets; ++set) {
+    segments.push_back(DecodeSegments(bench, batch, set * batch, 4096));
+  }
+  const double us = bench->Time(sets, [&](int i) {
+    args.segments = segments[i];
+    bench->gpu().LightningAttention(args);
+  });
+  // States in and out; q, k, v, gate in; the result.
+  bench->Report(absl::StrCat("lightning decode H=32 batch ", batch), us,
+                batch * (2.0 * kStateBytes + kWidth * (4 * 4 + 2)));
+}
+
+void DecodeLinear(Bench* bench, DType dtype, int rows) {
+  constexpr int kOut = 12288;
+  const int64_t bytes =
+      int64_t{kOut} * kHidden * static_cast<int64_t>(SizeOf(dtype));
+  const int sets = NumSets(bytes);
+  std::vector<WeightMatrix> weights;
+  for (int i = 0; i < sets; ++i) {
+    weights.push_back(bench->Matrix(dtype, kOut, kHidden));
+  }
+  LinearArgs args;
+  args.x = bench->Random(rows * kHidden * 2);
+  args.x_dtype = DType::kBFloat16;
+  args.rows = args.decode_rows = rows;
+  args.y = bench->Random(rows * kOut * 4);
+  const double us = bench->Time(sets, [&](int i) {
+    args.weight = weights[i];
+    bench->gpu().Linear(args);
+  });
+  bench->Report(absl::StrCat("linear 4096 x 12288 ", Name(dtype), " M=", rows),
+                us,
+                static_cast<double>(bytes + rows * (kOut * 4 + kHidden * 2)));
+}
+
+void MoeDecode(Bench* bench, int rows) {
+  constexpr DType kDType = DType::kFloat8E4M3;
+  constexpr int kSteps = 16;  // of other experts each
+  std::vector<GatedMlpWeights> experts;
+  for (int e = 0; e <= kExperts; ++e) {
+    experts.push_back({bench->Matrix(kDType, kInter, kHidden),
+                       bench->Matrix(kDType, kInter, kHidden),
+                       bench->Matrix(kDType, kHidden, kInter)});
+  }
+  std::mt19937 generator(3);
+  std::vector<int32_t*> choices;
+  double touched = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    std::vector<int32_t> choice;
+    for (int row = 0; row < rows; ++row) {
+      std::vector<int32_t> all = Counting(kExperts, 0, 1);
+      std::shuffle(all.begin(), all.end(), generator);
+      choice.insert(choice.end(), all.begin(), all.begin() + kTopK);
+    }
+    touched += static_cast<double>(
+        std::set<int32_t>(choice.begin(), choice.end()).size());
+    choices.push_back(bench->Put(choice));
+  }
+  GroupedFfnArgs grouped;
+  grouped.x = bench->Random(rows * kHidden * 2);
+  grouped.x_dtype = DType::kBFloat16;
+  grouped.rows = rows;
+  grouped.top_k = kTopK;
+  grouped.weights = bench->Put(std::vector<float>(rows * kTopK, 0.3f));
+  grouped.experts = absl::MakeConstSpan(experts.data(), kExperts);
+  grouped.hidden = kHidden;
+  grouped.y = static_cast<float*>(bench->Random(rows * kHidden * 4));
+  grouped.workspace = bench->Random(GroupedFfnWorkspaceBytes(
+      rows, kTopK, kHidden, kInter, grouped.x_dtype, kExperts));
+  DenseFfnArgs shared;
+  shared.x = grouped.x;
+  shared.x_dtype = grouped.x_dtype;
+  shared.rows = shared.decode_rows = rows;
+  shared.weights = experts.back();
+  shared.y = grouped.y;
+  shared.accumulate = true;
+  shared.workspace = grouped.workspace;
+  const double us = bench->Time(kSteps, [&](int i) {
+    grouped.local_experts = choices[i];
+    bench->gpu().GroupedFfn(grouped);
+    bench->gpu().DenseFfn(shared);
+  });
+  bench->Report(absl::StrCat("moe decode fp8 M=", rows), us,
+                (touched / kSteps + 1) * 3 * kHidden * kInter);
+}
+
+void PagedDecode(Bench* bench, int batch, int context) {
+  const int pages = (context + kPageTokens) / kPageTokens;
+  const int64_t page_bytes = int64_t{kKvHeads} * kPageTokens * kHeadDim * 2;
+  PagedAttentionArgs args;
+  args.qkv = bench->Random(batch * (kHeads + 2 * kKvHeads) * kHeadDim * 4);
+  args.rows = batch;
+  args.num_heads = kHeads;
+  args.num_kv_heads = kKvHeads;
+  args.head_dim = kHeadDim;
+  args.q_norm = args.k_norm = bench->Put(std::vector<float>(kHeadDim, 1.0f));
+  args.eps = 1e-6f;
+  args.rope = Rope(bench, batch);
+  args.segments = DecodeSegments(bench, batch, 0, context - 1);
+  std::vector<int32_t> table = Counting(batch * pages, 0, 1);
+  std::mt19937 generator(5);
+  std::shuffle(table.begin(), table.end(), generator);
+  args.segments.page_table = bench->Put(table);
+  args.segments.page_stride = pages;
+  args.k_pages = bench->Random(batch * pages * page_bytes);
+  args.v_pages = bench->Random(batch * pages * page_bytes);
+  args.out = bench->Random(batch * kHeads * kHeadDim * 2);
+  args.out_dtype = DType::kBFloat16;
+  const double us =
+      bench->Time(4, [&](int) { bench->gpu().PagedAttention(args); });
+  bench->Report(absl::StrCat("GQA decode ", context, " tokens batch ", batch),
+                us, 2.0 * batch * context * kKvHeads * kHeadDim * 2);
+}
+
+void Main() {
+  Bench bench;
+  bench.MeasureMemory();
+  for (int batch : {1, 64, 256}) LightningDecode(&bench, batch);
+  for (DType dtype : {DType::kBFloat16, DType::kFloat8E4M3}) {
+    for (int rows : {1, 8}) DecodeLinear(&bench, dtype, rows);
+  }
+  for (int rows : {1, 8, 32}) MoeDecode(&bench, rows);
+  PagedDecode(&bench, 1, 131072);
+  PagedDecode(&bench, 8, 131072);
+  PagedDecode(&bench, 64, 4096);
+}
+
+}  // namespace
+}  // namespace ring
+
+int main() { ring::Main(); }
