@@ -7,7 +7,7 @@
 // and 1 prepare q and k of a row while the state is on its way. Shared memory:
 // 4 D floats and the partial sums of 4 warps, under 4 KiB. Bound for decode:
 // memory, every state read and written once.
-// FinishRows: a block owns a row.
+// FinishRows: a block owns one norm group of one row.
 #include <algorithm>
 
 #include "kernels/attention_rows.cuh"
@@ -153,30 +153,26 @@ __global__ void __launch_bounds__(kFinishThreads)
   const int64_t row = blockIdx.x;
   if (SegmentOfRow(args.segments, row) < 0) return;
   const int64_t width = int64_t{args.num_heads} * args.head_dim;
-  const int groups = max(args.groups, 1);
-  const int64_t group_width = width / groups;
+  const int64_t group_width = width / max(args.groups, 1);
   const float* const o = args.workspace + row * width;
   const T* const gate = static_cast<const T*>(args.gate) + row * width;
   Out* const out = static_cast<Out*>(args.out) + row * width;
-  for (int group = 0; group < groups; ++group) {
-    const int64_t begin = group * group_width;
-    const int64_t end = begin + group_width;
-    float squares = 0;
-    for (int64_t i = begin + threadIdx.x; i < end; i += kFinishThreads) {
-      squares += o[i] * o[i];
-    }
-    const float sum = BlockSum(squares, shared);
-    __syncthreads();
-    float scale = 1.0f;
-    if (args.groups == 0) {
-      if (threadIdx.x == 0) args.sum_of_squares[row] = sum;
-    } else {
-      scale = InverseRms(sum, group_width, args.eps);
-    }
-    for (int64_t i = begin + threadIdx.x; i < end; i += kFinishThreads) {
-      out[i] =
-          Narrow<Out>(o[i] * scale * args.g_norm[i] * Sigmoid(Widen(gate[i])));
-    }
+  const int64_t begin = blockIdx.y * group_width;
+  const int64_t end = begin + group_width;
+  float squares = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kFinishThreads) {
+    squares += o[i] * o[i];
+  }
+  const float sum = BlockSum(squares, shared);
+  float scale = 1.0f;
+  if (args.groups == 0) {
+    if (threadIdx.x == 0) args.sum_of_squares[row] = sum;
+  } else {
+    scale = InverseRms(sum, group_width, args.eps);
+  }
+  for (int64_t i = begin + threadIdx.x; i < end; i += kFinishThreads) {
+    out[i] =
+        Narrow<Out>(o[i] * scale * args.g_norm[i] * Sigmoid(Widen(gate[i])));
   }
 }
 
@@ -206,9 +202,11 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
     } else {
       LaunchAdvance<T, 128>(args, stream);
     }
+    const dim3 grid(Blocks(args.rows, 1),
+                    static_cast<unsigned>(std::max(args.groups, 1)));
     WithFloatType(args.out_dtype, [&](auto out) {
       FinishRows<T, decltype(out)>
-          <<<Blocks(args.rows, 1), kFinishThreads, 0, stream->get()>>>(args);
+          <<<grid, kFinishThreads, 0, stream->get()>>>(args);
     });
     CheckLaunch("FinishRows");
   });
