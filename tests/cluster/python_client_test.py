@@ -1,0 +1,71 @@
+"""A Python client generated from proto/ talks to a whole cluster."""
+
+import unittest
+
+from cluster import PATIENCE_S, Cluster
+from proto_client import pb, rpc
+
+QUESTION = "What is 5345 + 42134?"
+
+
+class PythonClientTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cluster = cls.enterClassContext(Cluster())
+        cls.cluster.start_coordinator()
+        cls.cluster.start_group(ranks=2, tp=1)
+        cls.cluster.wait_serving()
+        cls.inference = rpc.InferenceStub(cls.cluster.channel)
+        cls.control = rpc.ControlStub(cls.cluster.channel)
+
+    def test_streams_a_chat(self):
+        chat = pb.Chat(messages=[pb.ChatMessage(role="user",
+                                                content=QUESTION)])
+        events = list(self.inference.Generate(
+            pb.GenerateRequest(chat=chat), timeout=PATIENCE_S))
+        self.assertTrue(events[0].HasField("accepted"))
+        self.assertTrue(events[-1].HasField("finished"))
+        deltas = [event.delta for event in events[1:-1]]
+        self.assertEqual("".join(d.text for d in deltas), str(5345 + 42134))
+        self.assertIn("5+4+0=9", "".join(d.reasoning for d in deltas))
+        self.assertGreater(len(deltas), 10, "the tokens came in one heap")
+        # No token is missing or comes twice.
+        count = 0
+        for delta in deltas:
+            if delta.token_ids:
+                self.assertEqual(delta.start_index, count)
+            count += len(delta.token_ids)
+        finished = events[-1].finished
+        self.assertEqual(finished.reason, pb.FINISH_REASON_EOS)
+        self.assertEqual(finished.usage.completion_tokens, count)
+        self.assertEqual(finished.usage.prompt_tokens,
+                         events[0].accepted.prompt_tokens)
+        self.assertGreater(finished.timings.ttft_us, 0)
+        self.assertGreater(finished.timings.total_us,
+                           finished.timings.ttft_us)
+
+    def test_a_chat_is_its_tokens(self):
+        chat = pb.Chat(messages=[pb.ChatMessage(role="user",
+                                                content=QUESTION)])
+        tokenized = self.inference.Tokenize(pb.TokenizeRequest(chat=chat))
+        answers = []
+        for prompt in ({"chat": chat}, {"text": tokenized.text}, {
+                "token_ids": pb.TokenIds(ids=tokenized.token_ids)}):
+            events = self.inference.Generate(pb.GenerateRequest(**prompt),
+                                             timeout=PATIENCE_S)
+            answers.append([token for event in events
+                            for token in event.delta.token_ids])
+        self.assertEqual(answers[0], answers[1])
+        self.assertEqual(answers[0], answers[2])
+
+    def test_tells_model_and_load(self):
+        model = self.inference.GetModel(pb.GetModelRequest())
+        self.assertEqual(model.name, "ring-tiny")
+        self.assertEqual(model.context_length, 16384)
+        load = self.control.GetLoad(pb.GetLoadRequest())
+        self.assertEqual([(group.dp, group.tp) for group in load.groups],
+                         [(2, 1)])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
