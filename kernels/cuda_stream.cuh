@@ -35,7 +35,12 @@ class Stream {
     void* scratch = nullptr;          // aligned to 256 bytes
     int64_t scratch_bytes = 0;
   };
-  explicit Stream(const Parts& parts) : parts_(parts) {}
+  // Takes the end of the scratch area for the counters.
+  explicit Stream(const Parts& parts) : parts_(parts) {
+    RING_CHECK_GE(parts.scratch_bytes, kCounterBytes);
+    RING_CUDA_CHECK(
+        cudaMemsetAsync(counters(), 0, kCounterBytes, parts.stream));
+  }
 
   cudaStream_t get() const { return parts_.stream; }
   cublasHandle_t cublas() const { return parts_.cublas; }
@@ -43,11 +48,19 @@ class Stream {
   // The first `count` elements of the scratch area.
   template <typename T>
   T* Scratch(int64_t count) const {
-    RING_CHECK_LE(count * static_cast<int64_t>(sizeof(T)),
-                  parts_.scratch_bytes);
+    RING_CHECK_LE(count * static_cast<int64_t>(sizeof(T)), scratch_bytes());
     return static_cast<T*>(parts_.scratch);
   }
-  int64_t scratch_bytes() const { return parts_.scratch_bytes; }
+  int64_t scratch_bytes() const { return parts_.scratch_bytes - kCounterBytes; }
+
+  // What blocks of one launch tell each other with. All zero between launches:
+  // whoever counts here resets what it has counted.
+  static constexpr int64_t kCounterBytes = 64 << 10;
+  static constexpr int64_t kNumCounters = kCounterBytes / 4;
+  unsigned* counters() const {
+    return reinterpret_cast<unsigned*>(static_cast<char*>(parts_.scratch) +
+                                       scratch_bytes());
+  }
 
  private:
   const Parts parts_;
@@ -59,6 +72,27 @@ inline void CheckLaunch(const char* kernel) {
   const cudaError_t error = cudaGetLastError();
   RING_CHECK(error == cudaSuccess)
       << kernel << ": " << cudaGetErrorString(error);
+}
+
+// Launches a kernel that may start while the one before it in the stream still
+// runs. It calls cudaGridDependencySynchronize before it touches anything that
+// an earlier kernel wrote, reads or still has to read; what loading put into
+// memory, weights above all, it may fetch before.
+template <typename... Params, typename... Args>
+void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
+                     size_t shared_bytes, const Stream* stream,
+                     const Args&... args) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream->get();
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  RING_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
 }
 
 // Number of blocks of `size` that cover n, as a grid dimension.

@@ -22,7 +22,20 @@ struct FfnUnits {
   void* h = nullptr;        // [rows * top_k, inter] of x_dtype
   float* y = nullptr;       // [rows, hidden]
   bool accumulate = false;  // y += instead of y =
+  // DecodeFfn only, which then takes no experts too: adds shared(x[r]) to rows
+  // [shared_begin, shared_begin + shared_rows), after the slots.
+  const GatedMlpWeights* shared = nullptr;
+  int64_t shared_begin = 0;
+  int64_t shared_rows = 0;
 };
+
+// Streams every touched expert's weights to tensor cores, once for up to 8 or
+// 16 of its rows. Scratch takes the place of `h`; a dense block is a shared
+// expert without others. For few rows of bf16; a row's bits do not depend on
+// the other rows.
+void DecodeFfn(const FfnUnits& units, Stream* stream);
+// Whether DecodeFfn takes these types and shapes.
+bool DecodeFfnSupports(const FfnUnits& units);
 
 // Streams the experts' weights once per unit; units of one expert are meant to
 // meet in L2. Any types, any sizes.

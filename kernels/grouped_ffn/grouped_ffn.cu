@@ -1,5 +1,5 @@
-// Chooses between streaming and tiles; the kernels are in stream_ffn.cu and
-// tile_ffn.cu.
+// Chooses between decoding, streaming and tiles; the kernels are in
+// decode_ffn.cu, stream_ffn.cu and tile_ffn.cu.
 #include "kernels/grouped_ffn/grouped_ffn.h"
 
 #include <algorithm>
@@ -10,9 +10,8 @@
 namespace ring::cuda {
 namespace {
 
-// From here on an expert of 256 is chosen by several rows at top-8, and tiles
-// read weights less often than streaming does.
-constexpr int64_t kTileRows = 128;
+// More rows than this are a prompt's: tiles multiply faster.
+constexpr int64_t kMaxDecodeRows = 256;
 // Rows that DenseFfnWorkspaceBytes has room for.
 constexpr int64_t kDenseRowBlock = 256;
 
@@ -44,7 +43,15 @@ void DenseFfn(const DenseFfnArgs& args, Stream* stream) {
     units.x = static_cast<const char*>(args.x) +
               row * hidden * static_cast<int64_t>(SizeOf(args.x_dtype));
     units.y = args.y + row * hidden;
-    RunFfn(units, !decode, stream);
+    FfnUnits decoded = units;
+    decoded.matrices = {};
+    decoded.shared = &args.weights;
+    decoded.shared_rows = units.rows;
+    if (decode && DecodeFfnSupports(decoded)) {
+      DecodeFfn(decoded, stream);
+    } else {
+      RunFfn(units, !decode, stream);
+    }
     row += units.rows;
   }
 }
@@ -54,6 +61,7 @@ void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
   if (args.experts.empty()) {
     RING_CUDA_CHECK(cudaMemsetAsync(
         args.y, 0, args.rows * args.hidden * sizeof(float), stream->get()));
+    if (args.shared != nullptr) DenseFfn(SharedFfn(args), stream);
     return;
   }
   RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
@@ -67,7 +75,16 @@ void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
   units.matrices = args.experts;
   units.h = args.workspace;
   units.y = args.y;
-  RunFfn(units, args.rows >= kTileRows, stream);
+  FfnUnits decoded = units;
+  decoded.shared = args.shared;
+  decoded.shared_begin = args.shared_begin;
+  decoded.shared_rows = args.shared_rows;
+  if (args.rows <= kMaxDecodeRows && DecodeFfnSupports(decoded)) {
+    DecodeFfn(decoded, stream);
+    return;
+  }
+  RunFfn(units, args.rows > kMaxDecodeRows, stream);
+  if (args.shared != nullptr) DenseFfn(SharedFfn(args), stream);
 }
 
 }  // namespace ring::cuda

@@ -36,7 +36,8 @@ int64_t DenseFfnWorkspaceBytes(int64_t rows, int64_t inter, DType x_dtype);
 
 // y[r] = sum over slots j, in slot order, with local_experts[r][j] >= 0 of
 //        weights[r][j] * expert_{local_experts[r][j]}(x[r])
-// Only experts that some row chose are read.
+// Only experts that some row chose are read. With `shared` set, the rows
+// [shared_begin, shared_begin + shared_rows) then get shared(x[r]) added.
 struct GroupedFfnArgs {
   const void* x = nullptr;  // [rows, hidden] bf16 or fp32
   DType x_dtype = DType::kFloat32;
@@ -44,12 +45,34 @@ struct GroupedFfnArgs {
   int top_k = 1;
   const int32_t* local_experts = nullptr;     // [rows, top_k], -1: not here
   const float* weights = nullptr;             // [rows, top_k]
-  absl::Span<const GatedMlpWeights> experts;  // all of equal shape
+  // All of equal shape; on a GPU also at equal distances, data as scales.
+  absl::Span<const GatedMlpWeights> experts;
   int64_t hidden = 0;
+  const GatedMlpWeights* shared = nullptr;
+  int64_t shared_begin = 0;
+  int64_t shared_rows = 0;
+  int64_t shared_decode_rows = 0;  // of the shared rows, as in LinearArgs
   float* y = nullptr;  // [rows, hidden] fp32, overwritten (zero if no expert)
-  // GroupedFfnWorkspaceBytes(rows, top_k, hidden, inter, x_dtype)
+  // The larger of GroupedFfnWorkspaceBytes(rows, top_k, hidden, inter, x_dtype,
+  // num_experts) and DenseFfnWorkspaceBytes of the shared rows
   void* workspace = nullptr;
 };
+
+// The shared expert's part of args as a call of its own.
+inline DenseFfnArgs SharedFfn(const GroupedFfnArgs& args) {
+  const int64_t first = args.shared_begin * args.hidden;
+  DenseFfnArgs dense;
+  dense.x = static_cast<const char*>(args.x) +
+            first * static_cast<int64_t>(SizeOf(args.x_dtype));
+  dense.x_dtype = args.x_dtype;
+  dense.rows = args.shared_rows;
+  dense.decode_rows = args.shared_decode_rows;
+  dense.weights = *args.shared;
+  dense.y = args.y + first;
+  dense.accumulate = true;
+  dense.workspace = args.workspace;
+  return dense;
+}
 
 int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
                                  int64_t inter, DType x_dtype,

@@ -210,10 +210,11 @@ void cpu::GroupedFfn(const GroupedFfnArgs& args, ThreadPool* pool) {
   if (args.rows == 0) return;
   if (args.experts.empty()) {
     std::fill(args.y, args.y + args.rows * args.hidden, 0.0f);
-    return;
+  } else {
+    RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
+    GroupedFfnRun(args, pool).Run();
   }
-  RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
-  GroupedFfnRun(args, pool).Run();
+  if (args.shared != nullptr) DenseFfn(SharedFfn(args), pool);
 }
 
 }  // namespace ring

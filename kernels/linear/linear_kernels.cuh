@@ -1,4 +1,4 @@
-// The two ways of Linear on a GPU, and the block of rows that each is given.
+// The ways of Linear on a GPU, and the block of rows that each is given.
 #pragma once
 
 #include "kernels/linear/linear.h"

@@ -17,7 +17,10 @@
 #include "kernels/grouped_ffn/grouped_ffn.h"
 #include "kernels/lightning_attention/lightning_attention.h"
 #include "kernels/linear/linear.h"
+#include "kernels/moe_routing/moe_routing.h"
+#include "kernels/norm/residual_norm.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/sampling/sampling.h"
 #include "tests/bench/device_read.h"
 
 namespace ring {
@@ -227,37 +230,43 @@ void LightningDecode(Bench* bench, int batch) {
                 batch * (2.0 * kStateBytes + kWidth * (4 * 4 + 2)));
 }
 
-void DecodeLinear(Bench* bench, DType dtype, int rows) {
-  constexpr int kOut = 12288;
+void DecodeLinear(Bench* bench, DType dtype, int out, int in, int rows) {
   const int64_t bytes =
-      int64_t{kOut} * kHidden * static_cast<int64_t>(SizeOf(dtype));
+      int64_t{out} * in * static_cast<int64_t>(SizeOf(dtype));
   const int sets = NumSets(bytes);
   std::vector<WeightMatrix> weights;
   for (int i = 0; i < sets; ++i) {
-    weights.push_back(bench->Matrix(dtype, kOut, kHidden));
+    weights.push_back(bench->Matrix(dtype, out, in));
   }
   LinearArgs args;
-  args.x = bench->Random(rows * kHidden * 2);
+  args.x = bench->Random(int64_t{rows} * in * 2);
   args.x_dtype = DType::kBFloat16;
   args.rows = args.decode_rows = rows;
-  args.y = bench->Random(rows * kOut * 4);
+  args.y = bench->Random(int64_t{rows} * out * 4);
   const double us = bench->Time(sets, [&](int i) {
     args.weight = weights[i];
     bench->gpu().Linear(args);
   });
-  bench->Report(absl::StrCat("linear 4096 x 12288 ", Name(dtype), " M=", rows),
-                us,
-                static_cast<double>(bytes + rows * (kOut * 4 + kHidden * 2)));
+  bench->Report(
+      absl::StrCat("linear ", in, " x ", out, " ", Name(dtype), " M=", rows),
+      us, static_cast<double>(bytes + int64_t{rows} * (out * 4 + in * 2)));
 }
 
-void MoeDecode(Bench* bench, int rows) {
-  constexpr DType kDType = DType::kFloat8E4M3;
+// A layer's experts and the shared one, or with `fused` off as two ops.
+void MoeDecode(Bench* bench, DType dtype, int rows, bool fused) {
   constexpr int kSteps = 16;  // of other experts each
+  // One allocation an expert kind keeps experts at equal distances.
+  const WeightMatrix gates =
+      bench->Matrix(dtype, (kExperts + 1) * kInter, kHidden);
+  const WeightMatrix ups =
+      bench->Matrix(dtype, (kExperts + 1) * kInter, kHidden);
+  const WeightMatrix downs =
+      bench->Matrix(dtype, (kExperts + 1) * kHidden, kInter);
   std::vector<GatedMlpWeights> experts;
   for (int e = 0; e <= kExperts; ++e) {
-    experts.push_back({bench->Matrix(kDType, kInter, kHidden),
-                       bench->Matrix(kDType, kInter, kHidden),
-                       bench->Matrix(kDType, kHidden, kInter)});
+    experts.push_back({Rows(gates, e * kInter, (e + 1) * kInter),
+                       Rows(ups, e * kInter, (e + 1) * kInter),
+                       Rows(downs, e * kHidden, (e + 1) * kHidden)});
   }
   std::mt19937 generator(3);
   std::vector<int32_t*> choices;
@@ -284,21 +293,101 @@ void MoeDecode(Bench* bench, int rows) {
   grouped.y = static_cast<float*>(bench->Random(rows * kHidden * 4));
   grouped.workspace = bench->Random(GroupedFfnWorkspaceBytes(
       rows, kTopK, kHidden, kInter, grouped.x_dtype, kExperts));
-  DenseFfnArgs shared;
-  shared.x = grouped.x;
-  shared.x_dtype = grouped.x_dtype;
-  shared.rows = shared.decode_rows = rows;
-  shared.weights = experts.back();
-  shared.y = grouped.y;
-  shared.accumulate = true;
-  shared.workspace = grouped.workspace;
+  grouped.shared = &experts.back();
+  grouped.shared_rows = grouped.shared_decode_rows = rows;
+  const DenseFfnArgs shared = SharedFfn(grouped);
+  if (!fused) grouped.shared = nullptr;
   const double us = bench->Time(kSteps, [&](int i) {
     grouped.local_experts = choices[i];
     bench->gpu().GroupedFfn(grouped);
-    bench->gpu().DenseFfn(shared);
+    if (!fused) bench->gpu().DenseFfn(shared);
   });
-  bench->Report(absl::StrCat("moe decode fp8 M=", rows), us,
-                (touched / kSteps + 1) * 3 * kHidden * kInter);
+  bench->Report(absl::StrCat("moe decode ", Name(dtype), " M=", rows,
+                             fused ? "" : " shared apart"),
+                us,
+                (touched / kSteps + 1) * 3 * kHidden * kInter *
+                    static_cast<double>(SizeOf(dtype)));
+}
+
+// The norm of the residual stream, the router and the choice of experts.
+void Routing(Bench* bench, int rows) {
+  constexpr int kSets = 16;
+  std::vector<WeightMatrix> routers;
+  for (int i = 0; i < kSets; ++i) {
+    routers.push_back(bench->Matrix(DType::kFloat32, kExperts, kHidden));
+  }
+  MoeRoutingArgs args;
+  args.x = bench->Random(int64_t{rows} * kHidden * 4);
+  args.rows = args.decode_rows = rows;
+  args.norm_weight = bench->Put(std::vector<float>(kHidden, 1.0f));
+  args.eps = 1e-6f;
+  args.normed = static_cast<float*>(bench->Random(int64_t{rows} * kHidden * 4));
+  args.expert_bias = bench->Put(std::vector<float>(kExperts, 0.1f));
+  args.num_experts = kExperts;
+  args.n_group = 8;
+  args.topk_group = 4;
+  args.top_k = kTopK;
+  args.logits =
+      static_cast<float*>(bench->Random(int64_t{rows} * kExperts * 4));
+  args.experts = bench->Put(std::vector<int32_t>(rows * kTopK));
+  args.weights = bench->Put(std::vector<float>(rows * kTopK));
+  const double us = bench->Time(kSets, [&](int i) {
+    args.router = routers[i];
+    bench->gpu().MoeRouting(args);
+  });
+  bench->Report(absl::StrCat("norm, router, top-8 M=", rows), us,
+                4.0 * kHidden * (kExperts + rows));
+}
+
+void Norm(Bench* bench, int rows) {
+  ResidualNormArgs args;
+  args.parts = bench->Random(int64_t{rows} * kHidden * 4);
+  args.num_parts = 1;
+  args.rows = rows;
+  args.cols = kHidden;
+  args.residual =
+      static_cast<float*>(bench->Random(int64_t{rows} * kHidden * 4));
+  args.norm_weight = bench->Put(std::vector<float>(kHidden, 1.0f));
+  args.eps = 1e-6f;
+  args.normed = bench->Random(int64_t{rows} * kHidden * 2);
+  args.normed_dtype = DType::kBFloat16;
+  const double us =
+      bench->Time(32, [&](int) { bench->gpu().ResidualNorm(args); });
+  bench->Report(absl::StrCat("residual + norm (from L2) M=", rows), us,
+                14.0 * kHidden * rows);
+}
+
+// Drawing tokens as one rank runs it.
+void Sampling(Bench* bench, int rows, bool greedy) {
+  constexpr int kVocab = 157184;
+  const int sets = NumSets(int64_t{rows} * kVocab * 4);
+  std::vector<const float*> logits;
+  for (int i = 0; i < sets; ++i) {
+    logits.push_back(static_cast<const float*>(
+        bench->Random(int64_t{rows} * kVocab * 4)));
+  }
+  SamplingRow row;
+  row.temperature = greedy ? 0 : 1;
+  const SamplingRow* const params =
+      bench->Put(std::vector<SamplingRow>(rows, row));
+  const auto part = bench->Put(std::vector<RowStats>(rows));
+  const auto stats = bench->Put(std::vector<RowStats>(rows));
+  const auto thresholds = bench->Put(std::vector<Threshold>(rows));
+  const auto draws = bench->Put(std::vector<TokenDraw>(rows));
+  const auto tokens = bench->Put(std::vector<SampledToken>(rows));
+  const auto ids = bench->Put(std::vector<int32_t>(rows));
+  const double us = bench->Time(sets, [&](int i) {
+    const LogitsSlice slice = {logits[i], rows, kVocab, 0, kVocab};
+    bench->gpu().LogitStats({slice, part});
+    bench->gpu().MergeStats({part, 1, rows, stats, thresholds});
+    if (!greedy) {
+      bench->gpu().DrawTokens({slice, params, stats, thresholds, draws});
+    }
+    bench->gpu().FinishTokens({params, stats, draws, 1, rows, tokens, ids});
+  });
+  bench->Report(absl::StrCat("sampling, ", greedy ? "greedy" : "Gumbel",
+                             ", M=", rows),
+                us, 4.0 * rows * kVocab * (greedy ? 1 : 2));
 }
 
 void PagedDecode(Bench* bench, int batch, int context) {
@@ -329,20 +418,44 @@ void PagedDecode(Bench* bench, int batch, int context) {
                 us, 2.0 * batch * context * kKvHeads * kHeadDim * 2);
 }
 
-void Main() {
+void Decode(Bench* bench) {
+  constexpr DType kBf16 = DType::kBFloat16;
+  constexpr DType kFp8 = DType::kFloat8E4M3;
+  for (DType dtype : {kBf16, kFp8}) {
+    for (int rows : {1, 8, 16, 32, 128, 256}) {
+      DecodeLinear(bench, dtype, 12288, kHidden, rows);
+    }
+    for (int rows : {1, 32}) DecodeLinear(bench, dtype, 4096, 4096, rows);
+  }
+  for (int rows : {1, 16, 128}) {
+    DecodeLinear(bench, kBf16, 157184, kHidden, rows);
+  }
+  for (int rows : {1, 8, 32, 128, 256}) MoeDecode(bench, kFp8, rows, true);
+  MoeDecode(bench, kFp8, 1, false);
+  for (int rows : {1, 8, 32}) MoeDecode(bench, kBf16, rows, true);
+  for (int rows : {1, 32, 128}) Routing(bench, rows);
+  for (int rows : {1, 256}) Norm(bench, rows);
+  for (bool greedy : {true, false}) {
+    for (int rows : {1, 32, 256}) Sampling(bench, rows, greedy);
+  }
+}
+
+void Attention(Bench* bench) {
+  for (int batch : {1, 64, 256}) LightningDecode(bench, batch);
+  PagedDecode(bench, 1, 131072);
+  PagedDecode(bench, 8, 131072);
+  PagedDecode(bench, 64, 4096);
+}
+
+void Main(const std::string& part) {
   Bench bench;
   bench.MeasureMemory();
-  for (int batch : {1, 64, 256}) LightningDecode(&bench, batch);
-  for (DType dtype : {DType::kBFloat16, DType::kFloat8E4M3}) {
-    for (int rows : {1, 8}) DecodeLinear(&bench, dtype, rows);
-  }
-  for (int rows : {1, 8, 32}) MoeDecode(&bench, rows);
-  PagedDecode(&bench, 1, 131072);
-  PagedDecode(&bench, 8, 131072);
-  PagedDecode(&bench, 64, 4096);
+  if (part.empty() || part == "attention") Attention(&bench);
+  if (part.empty() || part == "decode") Decode(&bench);
 }
 
 }  // namespace
 }  // namespace ring
 
-int main() { ring::Main(); }
+// Argument: "attention" or "decode", for one part of the table.
+int main(int argc, char** argv) { ring::Main(argc > 1 ? argv[1] : ""); }

@@ -38,7 +38,8 @@ struct MoeWeights {
   WeightMatrix router;  // [num_experts, hidden_size] bf16 or f32
   absl::Span<const float> expert_bias;  // [num_experts]
   // The experts of this rank, in the order of ShardSpec::experts. Whole
-  // (inner = I), or with sliced experts I / tp of every expert.
+  // (inner = I), or with sliced experts I / tp of every expert. Those of one
+  // kind lie at equal distances, and so do their scales.
   std::vector<GatedMlpWeights> experts;
   // Held whole by every rank: inner = I * num_shared_experts.
   GatedMlpWeights shared_expert;

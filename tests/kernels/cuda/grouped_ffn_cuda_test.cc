@@ -31,6 +31,69 @@ struct HostExpert {
   TestWeight gate, up, down;
 };
 
+// Puts all experts into one buffer at equal distances, as the shard's memory
+// plan does.
+std::vector<GatedMlpWeights> PutAll(DeviceArena& arena,
+                                    const std::vector<HostExpert>& experts) {
+  constexpr size_t kAlignment = 64;
+  std::vector<unsigned char> bytes;
+  const auto append = [&](const void* from, int64_t n) {
+    const size_t at = bytes.size();
+    bytes.resize((at + n + kAlignment - 1) / kAlignment * kAlignment);
+    if (n > 0) std::memcpy(bytes.data() + at, from, n);
+    return reinterpret_cast<const char*>(at);
+  };
+  std::vector<GatedMlpWeights> views;
+  for (const HostExpert& expert : experts) {
+    GatedMlpWeights view;
+    for (const auto& [from, to] : {std::pair{&expert.gate, &view.gate},
+                                   {&expert.up, &view.up},
+                                   {&expert.down, &view.down}}) {
+      WeightMatrix w = from->view();
+      w.data = append(w.data, w.rows * w.row_stride *
+                                  static_cast<int64_t>(SizeOf(w.dtype)));
+      if (w.scales != nullptr) {
+        w.scales = reinterpret_cast<const float*>(append(
+            w.scales, 3 * w.scale_cols * static_cast<int64_t>(sizeof(float))));
+        w.row_scale = reinterpret_cast<const int32_t*>(append(
+            w.row_scale, w.rows * static_cast<int64_t>(sizeof(int32_t))));
+      }
+      *to = w;
+    }
+    views.push_back(view);
+  }
+  // Offsets become addresses.
+  const auto base = reinterpret_cast<uintptr_t>(arena.Put(bytes));
+  for (GatedMlpWeights& view : views) {
+    for (WeightMatrix* w : {&view.gate, &view.up, &view.down}) {
+      const auto move = [base](auto** p) {
+        *p = reinterpret_cast<std::remove_pointer_t<decltype(p)>>(
+            reinterpret_cast<uintptr_t>(*p) + base);
+      };
+      move(&w->data);
+      if (w->dtype != DType::kFloat8E4M3) continue;
+      move(&w->scales);
+      move(&w->row_scale);
+    }
+  }
+  return views;
+}
+
+// Distinct experts a row; some are elsewhere, and row 1 has none.
+std::vector<int32_t> ChooseExperts(int64_t rows, int top_k, int experts) {
+  std::mt19937 generator(9);
+  std::vector<int32_t> chosen;
+  for (int64_t row = 0; row < rows; ++row) {
+    std::vector<int32_t> all(experts);
+    for (int e = 0; e < experts; ++e) all[e] = e;
+    std::shuffle(all.begin(), all.end(), generator);
+    for (int j = 0; j < top_k; ++j) {
+      chosen.push_back(row == 1 || generator() % 4 == 0 ? -1 : all[j]);
+    }
+  }
+  return chosen;
+}
+
 // Activations small enough that silu is not saturated.
 Tensor SmallRows(DType dtype, int64_t n, uint32_t seed) {
   return Tensor(dtype, RandomFloats(n, seed, 0.05f));
@@ -80,40 +143,37 @@ TEST_P(FfnCudaTest, GroupedAgrees) {
     int64_t rows;
     int top_k, experts;
     int64_t hidden, inter;
+    // 0: no shared expert. It serves the rows from the second on.
+    int64_t shared_inter;
   };
-  for (const Size& size : {Size{0, 2, 4, 32, 16},
-                           {1, 4, 16, 128, 128},
-                           {3, 2, 5, 33, 17},
-                           {37, 4, 16, 128, 128},
-                           {200, 4, 16, 128, 128},
-                           {131, 3, 7, 72, 40},
-                           {8, 8, 32, 1024, 512},
-                           {400, 8, 32, 256, 128}}) {
+  for (const Size& size : {Size{0, 2, 4, 32, 16, 16},
+                           {1, 4, 16, 128, 128, 0},
+                           {1, 4, 16, 128, 128, 128},
+                           {3, 2, 5, 33, 17, 9},
+                           {37, 4, 16, 128, 128, 64},
+                           {37, 4, 16, 128, 64, 256},
+                           {200, 2, 3, 256, 192, 128},
+                           {256, 4, 16, 128, 128, 128},
+                           {131, 3, 7, 72, 40, 0},
+                           {8, 8, 32, 1024, 512, 1024},
+                           {17, 2, 4, 4096, 1024, 1024},
+                           {400, 8, 32, 256, 128, 128}}) {
     std::vector<HostExpert> experts;
     for (int e = 0; e < size.experts; ++e) {
       experts.emplace_back(w_dtype, size.hidden, size.inter, 100 + 3 * e);
     }
-    // Distinct experts a row; some are elsewhere, and one row has none.
-    std::mt19937 generator(9);
-    std::vector<int32_t> chosen;
-    for (int64_t row = 0; row < size.rows; ++row) {
-      std::vector<int32_t> all(size.experts);
-      for (int e = 0; e < size.experts; ++e) all[e] = e;
-      std::shuffle(all.begin(), all.end(), generator);
-      for (int j = 0; j < size.top_k; ++j) {
-        chosen.push_back(row == 1 || generator() % 4 == 0 ? -1 : all[j]);
-      }
-    }
+    const HostExpert shared(w_dtype, size.hidden, size.shared_inter, 50);
+    const std::vector<int32_t> chosen =
+        ChooseExperts(size.rows, size.top_k, size.experts);
     const Tensor x = SmallRows(x_dtype, size.rows * size.hidden, 3);
     const auto weights = RandomFloats(size.rows * size.top_k, 6);
-    SCOPED_TRACE(testing::Message() << size.rows << " rows of " << size.hidden
-                                    << ", " << size.inter);
+    SCOPED_TRACE(testing::Message()
+                 << size.rows << " rows of " << size.hidden << ", "
+                 << size.inter << ", shared " << size.shared_inter);
     ExpectSame(
         [&, x_dtype = x_dtype](DeviceArena& arena) {
-          std::vector<GatedMlpWeights> views;
-          for (const HostExpert& expert : experts) {
-            views.push_back(expert.Put(arena));
-          }
+          const std::vector<GatedMlpWeights> views = PutAll(arena, experts);
+          const GatedMlpWeights shared_view = shared.Put(arena);
           GroupedFfnArgs args;
           args.x = arena.Put(x);
           args.x_dtype = x_dtype;
@@ -123,14 +183,72 @@ TEST_P(FfnCudaTest, GroupedAgrees) {
           args.weights = arena.Put(weights);
           args.experts = views;
           args.hidden = size.hidden;
+          if (size.shared_inter > 0 && size.rows > 0) {
+            args.shared = &shared_view;
+            args.shared_begin = size.rows > 1 ? 1 : 0;
+            args.shared_rows = size.rows - args.shared_begin;
+            args.shared_decode_rows = args.shared_rows / 2;
+          }
           args.y = arena.Make<float>(size.rows * size.hidden);
-          args.workspace = arena.MakeBytes(
+          args.workspace = arena.MakeBytes(std::max(
               GroupedFfnWorkspaceBytes(size.rows, size.top_k, size.hidden,
-                                       size.inter, x_dtype, size.experts));
+                                       size.inter, x_dtype, size.experts),
+              DenseFfnWorkspaceBytes(size.rows, size.shared_inter, x_dtype)));
           arena.backend().GroupedFfn(args);
           return arena.Get(args.y, size.rows * size.hidden);
         },
         FfnTolerance());
+  }
+}
+
+// Row by row and all at once, with several rows an expert and more than one
+// group of them.
+TEST_P(FfnCudaTest, RowsAloneEqualRowsTogether) {
+  const auto [w_dtype, x_dtype] = GetParam();
+  if (x_dtype != DType::kBFloat16) return;
+  constexpr int64_t kRows = 67;
+  constexpr int kTopK = 3;
+  constexpr int64_t kHidden = 1280;
+  constexpr int64_t kInter = 320;
+  std::vector<HostExpert> experts;
+  for (int e = 0; e < 5; ++e) {
+    experts.emplace_back(w_dtype, kHidden, kInter, 100 + 3 * e);
+  }
+  const HostExpert shared(w_dtype, kHidden, 128, 50);
+  DeviceArena arena(TestGpu());
+  const std::vector<GatedMlpWeights> views = PutAll(arena, experts);
+  const GatedMlpWeights shared_view = shared.Put(arena);
+  const std::vector<int32_t> chosen = ChooseExperts(kRows, kTopK, 5);
+  GroupedFfnArgs args;
+  args.x = arena.Put(SmallRows(x_dtype, kRows * kHidden, 3));
+  args.x_dtype = x_dtype;
+  args.rows = kRows;
+  args.top_k = kTopK;
+  args.local_experts = arena.Put(chosen);
+  args.weights = arena.Put(RandomFloats(kRows * kTopK, 6));
+  args.experts = views;
+  args.hidden = kHidden;
+  args.shared = &shared_view;
+  args.shared_rows = args.shared_decode_rows = kRows;
+  args.y = arena.Make<float>(kRows * kHidden);
+  args.workspace = arena.MakeBytes(
+      GroupedFfnWorkspaceBytes(kRows, kTopK, kHidden, kInter, x_dtype, 5));
+  arena.backend().GroupedFfn(args);
+  const std::vector<float> together = arena.Get(args.y, kRows * kHidden);
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    arena.backend().GroupedFfn(args);
+    ASSERT_EQ(arena.Get(args.y, kRows * kHidden), together) << repeat;
+  }
+  args.rows = args.shared_rows = args.shared_decode_rows = 1;
+  for (int64_t row = 0; row < kRows; ++row) {
+    arena.backend().GroupedFfn(args);
+    ASSERT_EQ(arena.Get(args.y, kHidden),
+              std::vector<float>(together.begin() + row * kHidden,
+                                 together.begin() + (row + 1) * kHidden))
+        << "row " << row;
+    args.x = static_cast<const BFloat16*>(args.x) + kHidden;
+    args.local_experts += kTopK;
+    args.weights += kTopK;
   }
 }
 

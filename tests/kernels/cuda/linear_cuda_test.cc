@@ -56,6 +56,9 @@ TEST_P(LinearCudaTest, AgreesOnModelSizes) {
   Compare(1, 1, {1536, 4096});
   Compare(8, 8, {512, 4096});
   Compare(16, 16, {256, 1024});
+  Compare(40, 40, {256, 4096});
+  Compare(9, 9, {272, 9216});
+  Compare(256, 256, {48, 512});
   Compare(100, 2, {512, 1024});
 }
 
@@ -71,28 +74,74 @@ INSTANTIATE_TEST_SUITE_P(
              Name(std::get<2>(info.param));
     });
 
-// A row's bits do not depend on the rows beside it.
+// A row's bits do not depend on the rows beside it, nor on how many they are.
 TEST(LinearCudaBitsTest, RowsAloneEqualRowsTogether) {
-  constexpr int64_t kRows = 8;
-  constexpr int64_t kCols = 512;
-  const TestWeight weight(DType::kFloat8E4M3, {64, kCols}, 5);
-  const TestRows x(DType::kBFloat16, kRows, kCols, 7);
+  constexpr int64_t kRows = 131;
+  constexpr int64_t kOut = 200;
+  for (DType dtype : {DType::kFloat8E4M3, DType::kBFloat16}) {
+    for (int64_t cols : {64, 512, 1152, 4096}) {
+      const TestWeight weight(dtype, {kOut, cols}, 5);
+      const TestRows x(DType::kBFloat16, kRows, cols, 7);
+      DeviceArena arena(TestGpu());
+      LinearArgs args;
+      args.x = arena.Put(x, kRows, cols, DType::kBFloat16);
+      args.x_dtype = DType::kBFloat16;
+      args.weight = arena.Put(weight);
+      args.y = arena.Make<float>(kRows * kOut);
+      const auto run = [&](int64_t rows) {
+        args.rows = args.decode_rows = rows;
+        arena.backend().Linear(args);
+        return arena.Get(static_cast<float*>(args.y), rows * kOut);
+      };
+      const std::vector<float> together = run(kRows);
+      for (int64_t rows : {9, 17, 40}) {
+        EXPECT_EQ(run(rows), std::vector<float>(together.begin(),
+                                                together.begin() + rows * kOut))
+            << rows << " rows of " << cols;
+      }
+      for (int64_t row = 0; row < kRows; ++row) {
+        ASSERT_EQ(run(1),
+                  std::vector<float>(together.begin() + row * kOut,
+                                     together.begin() + (row + 1) * kOut))
+            << "row " << row << " of " << cols;
+        args.x = static_cast<const BFloat16*>(args.x) + cols;
+      }
+    }
+  }
+}
+
+// All codes of e4m3 but NaN, subnormals too, against activations of extreme
+// sizes; one column a weight row, so that every product shows alone.
+TEST(LinearCudaBitsTest, DecodesEveryFp8CodeExactly) {
+  constexpr int64_t kCols = 256;
+  std::vector<Float8E4M3> codes(kCols * kCols);
+  std::vector<float> values;
+  for (int64_t i = 0; i < kCols; ++i) {
+    Float8E4M3 code;
+    code.bits = static_cast<uint8_t>(i);
+    if ((i & 0x7f) == 0x7f) code.bits = 0;
+    codes[i * kCols + i] = code;
+    values.push_back(ToFloat(code));
+  }
   DeviceArena arena(TestGpu());
-  LinearArgs args;
-  args.x = arena.Put(x, kRows, kCols, DType::kBFloat16);
-  args.x_dtype = DType::kBFloat16;
-  args.weight = arena.Put(weight);
-  args.rows = args.decode_rows = kRows;
-  args.y = arena.Make<float>(kRows * 64);
-  arena.backend().Linear(args);
-  const auto together = arena.Get(static_cast<float*>(args.y), kRows * 64);
-  args.rows = args.decode_rows = 1;
-  for (int64_t row = 0; row < kRows; ++row) {
+  for (float x : {1.0f, -0x1.8p-40f, 0x1.02p+50f}) {
+    LinearArgs args;
+    args.x = arena.Put(
+        std::vector<BFloat16>(kCols, ToBFloat16(x)));
+    args.x_dtype = DType::kBFloat16;
+    args.rows = args.decode_rows = 1;
+    args.weight.data = arena.Put(codes);
+    args.weight.dtype = DType::kFloat8E4M3;
+    args.weight.rows = args.weight.cols = args.weight.row_stride = kCols;
+    args.weight.scale_cols = 2;
+    args.weight.scales = arena.Put(std::vector<float>(2, 0.75f));
+    args.weight.row_scale = arena.Put(std::vector<int32_t>(kCols, 0));
+    args.y = arena.Make<float>(kCols);
     arena.backend().Linear(args);
-    const auto alone = arena.Get(static_cast<float*>(args.y), 64);
-    EXPECT_EQ(alone, std::vector<float>(together.begin() + row * 64,
-                                        together.begin() + (row + 1) * 64));
-    args.x = static_cast<const BFloat16*>(args.x) + kCols;
+    const auto y = arena.Get(static_cast<float*>(args.y), kCols);
+    for (int64_t i = 0; i < kCols; ++i) {
+      EXPECT_EQ(y[i], 0.75f * values[i] * x) << "code " << i;
+    }
   }
 }
 

@@ -281,6 +281,49 @@ TEST_P(GroupedFfnTest, BitsDependOnNeitherThreadsNorOtherRows) {
   }
 }
 
+// As the two ops one after the other.
+TEST_P(GroupedFfnTest, AddsTheSharedExpertToItsRows) {
+  MakeExperts(3, 24, 16);
+  const TestMlp shared(GetParam().w, 24, 40, 0, 77);
+  const GatedMlpWeights shared_view = shared.view();
+  const TestRows x(GetParam().x, 5, 24, 3);
+  const std::vector<int32_t> chosen = {0, 1, -1, 2,  0, 1, -1, -1,
+                                       -1, 1, 2, -1, 2, 1, 0};
+  const std::vector<float> weights(5 * kTopK, 0.5f);
+  std::vector<unsigned char> workspace(std::max(
+      GroupedFfnWorkspaceBytes(5, kTopK, 24, 16, GetParam().x, 3),
+      DenseFfnWorkspaceBytes(3, 40, GetParam().x)));
+  std::vector<float> y(5 * 24, -1.0f);
+  GroupedFfnArgs args;
+  args.x = x.data();
+  args.x_dtype = GetParam().x;
+  args.rows = 5;
+  args.top_k = kTopK;
+  args.local_experts = chosen.data();
+  args.weights = weights.data();
+  args.experts = views_;
+  args.hidden = 24;
+  args.y = y.data();
+  args.workspace = workspace.data();
+  ThreadPool pool(2);
+  cpu::GroupedFfn(args, &pool);
+  std::vector<float> expected = y;
+  DenseFfnArgs dense;
+  dense.x = x.row(1);
+  dense.x_dtype = GetParam().x;
+  dense.rows = 3;
+  dense.weights = shared_view;
+  dense.y = expected.data() + 24;
+  dense.accumulate = true;
+  dense.workspace = workspace.data();
+  cpu::DenseFfn(dense, &pool);
+  args.shared = &shared_view;
+  args.shared_begin = 1;
+  args.shared_rows = 3;
+  cpu::GroupedFfn(args, &pool);
+  EXPECT_EQ(y, expected);
+}
+
 TEST_P(GroupedFfnTest, WritesZeroWhereNoExpertIsHere) {
   MakeExperts(1, 16, 16);
   const TestRows x(GetParam().x, 2, 16, 3);

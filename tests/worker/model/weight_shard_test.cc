@@ -301,6 +301,37 @@ TEST(WeightShardTest, PutsEveryMatrixOnACacheLine) {
   }
 }
 
+// Kernels reach an expert by its number and a stride.
+TEST(WeightShardTest, PutsExpertsAtEqualDistances) {
+  const TinyCheckpoint tiny(UnevenConfigJson(), {.block_fp8 = true});
+  const ModelConfig config = Parse(UnevenConfigJson());
+  const auto checkpoint = Checkpoint::Open(tiny.dir());
+  for (const ShardSpec& spec : SpecsOfWorld(config, 1, 2)) {
+    const auto shard = WeightShard::Load(config, *checkpoint, spec, 1);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    int compared = 0;
+    for (const LayerWeights& layer : shard->weights().layers) {
+      const auto& experts = layer.moe.experts;
+      for (auto matrix : {&GatedMlpWeights::gate, &GatedMlpWeights::up,
+                          &GatedMlpWeights::down}) {
+        for (size_t e = 2; e < experts.size(); ++e) {
+          const auto distance = [&](auto member) {
+            const auto at = [&](size_t i) {
+              return reinterpret_cast<intptr_t>((experts[i].*matrix).*member);
+            };
+            EXPECT_EQ(at(e) - at(e - 1), at(1) - at(0)) << "expert " << e;
+            ++compared;
+          };
+          distance(&WeightMatrix::data);
+          distance(&WeightMatrix::scales);
+          distance(&WeightMatrix::row_scale);
+        }
+      }
+    }
+    EXPECT_GT(compared, 0);
+  }
+}
+
 TEST(WeightShardTest, TicksForTheWatchdog) {
   const nlohmann::json json = UnevenConfigJson();
   const TinyCheckpoint tiny(json);
