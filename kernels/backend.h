@@ -23,6 +23,8 @@ struct MergeStatsArgs;
 struct MoeRoutingArgs;
 struct NarrowThresholdArgs;
 struct PagedAttentionArgs;
+struct QuantizeBlocksArgs;
+struct RandomWeightsArgs;
 struct ResidualNormArgs;
 struct RopeTableArgs;
 struct ScatterIntsArgs;
@@ -72,10 +74,15 @@ class Backend {
   // Makes `waiter` wait for all that `signaller` has been given so far.
   virtual void WaitFor(Queue waiter, Queue signaller) = 0;
 
-  // Runs the ops of one step. `bucket` > 0 promises that fn enqueues the same
-  // ops with the same arguments whenever it is called with this bucket: a
-  // device may then record it once and replay it. 0: run as it is.
-  virtual void RunStep(int bucket, absl::FunctionRef<void()> fn) = 0;
+  // Runs the ops of one step. `recording` > 0 promises that fn enqueues the
+  // same ops with the same arguments whenever it is called with this number,
+  // and does nothing else: a device may then record it once and replay it.
+  // 0: run as it is.
+  virtual void RunStep(int64_t recording, absl::FunctionRef<void()> fn) = 0;
+
+  // Weights that are made or changed while loading.
+  virtual void RandomWeights(const RandomWeightsArgs& args) = 0;
+  virtual void QuantizeBlocks(const QuantizeBlocksArgs& args) = 0;
 
   virtual void Embedding(const EmbeddingArgs& args) = 0;
   virtual void GatherRows(const GatherRowsArgs& args) = 0;

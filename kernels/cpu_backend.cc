@@ -18,6 +18,8 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 
 namespace ring {
 namespace {
@@ -82,8 +84,14 @@ class CpuBackend final : public Backend {
   void Synchronize() override {}
   void Use(Queue) override {}
   void WaitFor(Queue, Queue) override {}
-  void RunStep(int, absl::FunctionRef<void()> fn) override { fn(); }
+  void RunStep(int64_t, absl::FunctionRef<void()> fn) override { fn(); }
 
+  void RandomWeights(const RandomWeightsArgs& args) override {
+    cpu::RandomWeights(args);
+  }
+  void QuantizeBlocks(const QuantizeBlocksArgs& args) override {
+    cpu::QuantizeBlocks(args);
+  }
   void Embedding(const EmbeddingArgs& args) override {
     cpu::Embedding(args, &pool_);
   }

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda_stream.cuh"
@@ -16,6 +17,8 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 
 namespace ring {
 namespace {
@@ -45,7 +48,7 @@ class CudaBackend final : public Backend {
                                   properties.totalGlobalMem >> 30, " GiB)")) {}
 
   ~CudaBackend() override {
-    for (auto& [bucket, graph] : graphs_) {
+    for (auto& [recording, graph] : graphs_) {
       RING_CUDA_CHECK(cudaGraphExecDestroy(graph));
     }
     for (Resources& queue : queues_) {
@@ -113,16 +116,21 @@ class CudaBackend final : public Backend {
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     if (bytes <= 0) return;
     if (bytes <= kStagedCopyBytes) {
-      if (staged_bytes_ + bytes > kStagingBytes) Synchronize();
-      char* const staged = static_cast<char*>(staging_) + staged_bytes_;
+      void* const staged = Stage(bytes);
       std::memcpy(staged, host, bytes);
-      staged_bytes_ += (bytes + 255) / 256 * 256;
       host = staged;
     }
     Transfer(device, host, bytes, cudaMemcpyHostToDevice);
   }
   void CopyToHost(void* host, const void* device, int64_t bytes) override {
-    Transfer(host, device, bytes, cudaMemcpyDeviceToHost);
+    if (bytes <= 0) return;
+    if (bytes > kStagedCopyBytes) {
+      Transfer(host, device, bytes, cudaMemcpyDeviceToHost);
+      return;
+    }
+    void* const staged = Stage(bytes);
+    Transfer(staged, device, bytes, cudaMemcpyDeviceToHost);
+    arrivals_.push_back({host, staged, bytes});
   }
   void Copy(void* to, const void* from, int64_t bytes) override {
     Transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
@@ -136,6 +144,10 @@ class CudaBackend final : public Backend {
     for (const Resources& queue : queues_) {
       RING_CUDA_CHECK(cudaStreamSynchronize(queue.stream));
     }
+    for (const Arrival& arrival : arrivals_) {
+      std::memcpy(arrival.host, arrival.staged, arrival.bytes);
+    }
+    arrivals_.clear();
     staged_bytes_ = 0;
   }
   void Use(Queue queue) override { current_ = static_cast<int>(queue); }
@@ -146,13 +158,13 @@ class CudaBackend final : public Backend {
     RING_CUDA_CHECK(cudaStreamWaitEvent(to.stream, from.signal));
   }
 
-  void RunStep(int bucket, absl::FunctionRef<void()> fn) override {
-    if (bucket == 0) {
+  void RunStep(int64_t recording, absl::FunctionRef<void()> fn) override {
+    if (recording == 0) {
       fn();
       return;
     }
     const cudaStream_t main = queues_[0].stream;
-    auto found = graphs_.find(bucket);
+    auto found = graphs_.find(recording);
     if (found == graphs_.end()) {
       cudaGraph_t graph = nullptr;
       cudaGraphExec_t executable = nullptr;
@@ -162,11 +174,17 @@ class CudaBackend final : public Backend {
       RING_CUDA_CHECK(cudaStreamEndCapture(main, &graph));
       RING_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
       RING_CUDA_CHECK(cudaGraphDestroy(graph));
-      found = graphs_.emplace(bucket, executable).first;
+      found = graphs_.emplace(recording, executable).first;
     }
     RING_CUDA_CHECK(cudaGraphLaunch(found->second, main));
   }
 
+  void RandomWeights(const RandomWeightsArgs& args) override {
+    cuda::RandomWeights(args, stream());
+  }
+  void QuantizeBlocks(const QuantizeBlocksArgs& args) override {
+    cuda::QuantizeBlocks(args, stream());
+  }
   void Embedding(const EmbeddingArgs& args) override {
     cuda::Embedding(args, stream());
   }
@@ -231,6 +249,21 @@ class CudaBackend final : public Backend {
     std::unique_ptr<cuda::Stream> launcher;
   };
 
+  // What lies in staging memory and belongs to the caller's.
+  struct Arrival {
+    void* host;
+    const void* staged;
+    int64_t bytes;
+  };
+
+  // Pinned memory for one small copy, until the next Synchronize.
+  void* Stage(int64_t bytes) {
+    if (staged_bytes_ + bytes > kStagingBytes) Synchronize();
+    char* const staged = static_cast<char*>(staging_) + staged_bytes_;
+    staged_bytes_ += (bytes + 255) / 256 * 256;
+    return staged;
+  }
+
   cuda::Stream* stream() { return queues_[current_].launcher.get(); }
 
   void Transfer(void* to, const void* from, int64_t bytes,
@@ -242,11 +275,12 @@ class CudaBackend final : public Backend {
   const std::string description_;
   Resources queues_[kNumQueues];  // by Queue
   int current_ = 0;
-  // Host data on its way to the device, used from the front until the next
-  // Synchronize.
+  // Host data on its way to or from the device, used from the front until the
+  // next Synchronize.
   void* staging_ = nullptr;
   int64_t staged_bytes_ = 0;
-  std::map<int, cudaGraphExec_t> graphs_;  // by bucket
+  std::vector<Arrival> arrivals_;
+  std::map<int64_t, cudaGraphExec_t> graphs_;  // by recording
 };
 
 }  // namespace

@@ -235,8 +235,9 @@ absl::StatusOr<int64_t> ReadAndQuantize(const Checkpoint& checkpoint,
       const int64_t bytes,
       ReadRowSegments(checkpoint,
                       {slice.tensor, source.rows, source.cols, staging.get()}));
-  QuantizeBlockRows(slice, task.block_rows.begin, task.block_rows.end,
-                    staging.get(), memory);
+  cpu::QuantizeBlocks(BlockRowQuantization(slice, task.block_rows.begin,
+                                           task.block_rows.end, staging.get(),
+                                           memory));
   return bytes;
 }
 

@@ -119,14 +119,48 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
   return WeightShard(std::move(memory), plan);
 }
 
+absl::StatusOr<WeightShard> WeightShard::MakeUpOn(const ModelConfig& config,
+                                                  ShardSpec spec, uint64_t seed,
+                                                  Backend* backend,
+                                                  Progress* progress) {
+  const Clock::time_point start = Clock::now();
+  if (config.quantization == Quantization::kBlockFp8) {
+    spec.format = WeightFormat::kBlockFp8;
+  }
+  const TensorTable tensors = UnstoredTensors(config);
+  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
+                        LoadPlan::Create(config, tensors, std::move(spec)));
+  RING_ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> device,
+                        backend->Allocate(plan.memory_bytes()));
+  // Tables are computed here; all else is made there.
+  RING_ASSIGN_OR_RETURN(WeightMemory views,
+                        WeightMemory::Reserve(plan.memory_bytes()));
+  WeightShard shard(std::move(views), plan);
+  auto* const memory = static_cast<std::byte*>(device->data());
+  for (const SliceRange& table : plan.tables()) {
+    backend->CopyToDevice(memory + table.begin,
+                          shard.memory_->data() + table.begin, table.size());
+  }
+  RING_RETURN_IF_ERROR(MakeUpSlicesOn(plan, seed, backend, memory, progress));
+  shard.MoveInto(std::move(device));
+  LogLoaded("weights made up", plan, /*read_bytes=*/0, start);
+  return shard;
+}
+
 absl::Status WeightShard::MoveTo(Backend* backend) {
   RING_CHECK(memory_.has_value());
-  RING_ASSIGN_OR_RETURN(device_memory_, backend->Allocate(bytes_));
-  backend->CopyToDevice(device_memory_->data(), memory_->data(), bytes_);
+  RING_ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> device,
+                        backend->Allocate(bytes_));
+  backend->CopyToDevice(device->data(), memory_->data(), bytes_);
   backend->Synchronize();
-  Relocation(memory_->data(), device_memory_->data()).Apply(&weights_);
-  memory_.reset();
+  MoveInto(std::move(device));
   return absl::OkStatus();
+}
+
+void WeightShard::MoveInto(std::unique_ptr<DeviceBuffer> device) {
+  Relocation(memory_->data(), device->data()).Apply(&weights_);
+  device_memory_ = std::move(device);
+  memory_.reset();
 }
 
 WeightShard::WeightShard(WeightMemory memory, const LoadPlan& plan)

@@ -39,6 +39,13 @@ class WeightShard {
                                             int threads,
                                             Progress* progress = nullptr);
 
+  // The same weights, made on the device of `backend`, which outlives the
+  // shard. RESOURCE_EXHAUSTED if they do not fit there.
+  static absl::StatusOr<WeightShard> MakeUpOn(const ModelConfig& config,
+                                              ShardSpec spec, uint64_t seed,
+                                              Backend* backend,
+                                              Progress* progress = nullptr);
+
   // Copies everything to `backend`, which outlives the shard, and frees the
   // host's memory. RESOURCE_EXHAUSTED if it does not fit; nothing has changed
   // then.
@@ -49,6 +56,8 @@ class WeightShard {
 
  private:
   WeightShard(WeightMemory memory, const LoadPlan& plan);
+  // `device` holds a copy of memory_, which is freed.
+  void MoveInto(std::unique_ptr<DeviceBuffer> device);
 
   int64_t bytes_ = 0;
   std::optional<WeightMemory> memory_;           // unless moved
