@@ -56,8 +56,8 @@ class Engine {
   // limit of this engine: the rank must end then.
   absl::StatusOr<v1::StepResult> Step(const v1::BatchPlan& plan);
 
-  // Called in every step between model and sampler, for tests that compare
-  // logits: [samples of this group, local vocabulary], device.
+  // Called after every step, for tests that compare logits: [samples of this
+  // group, local vocabulary], device.
   using StepObserver =
       std::function<void(const v1::BatchPlan& plan, const float* logits)>;
   void set_step_observer(StepObserver observer) {
@@ -65,6 +65,7 @@ class Engine {
   }
 
   HybridModel& model() { return *model_; }
+  CachePool& cache() { return *cache_; }
   Backend& backend() { return *parts_.backend; }
 
  private:
@@ -74,12 +75,16 @@ class Engine {
   const Parts parts_;
   const Options options_;
   std::unique_ptr<CachePool> cache_;
-  std::unique_ptr<PlanBuffer> plan_buffer_;
+  std::unique_ptr<DeviceBuffer>
+      page_table_;  // [max_sequences, max pages] int32
+  // Decode-only steps are small and take the one, all others the other: little
+  // is copied for them, and their addresses hold in a recording.
+  std::unique_ptr<PlanBuffer> decode_plan_;
+  std::unique_ptr<PlanBuffer> plan_;
   std::unique_ptr<HybridModel> model_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<DeviceBuffer> last_tokens_;  // [max_sequences] int32
   std::unique_ptr<DeviceBuffer> sampled_;      // [max samples] int32
-  const float* last_logits_ = nullptr;
   StepObserver observer_;
 };
 

@@ -176,6 +176,7 @@ absl::StatusOr<std::unique_ptr<MiniGroup>> MiniGroup::Start(
   scheduling.max_queued = options.max_queued;
   scheduling.exchange = options.exchange;
   scheduling.replicated_rows = options.replicated_rows;
+  scheduling.pad_decode_rows = options.pad_decode_rows;
   group->scheduler_ = std::make_unique<Scheduler>(scheduling);
   group->events_ = std::make_unique<Events>();
   group->ranks_ = std::make_unique<Ranks>(options.tp, options.dp);

@@ -45,6 +45,7 @@ class MiniGroup {
     int64_t max_context = 4096;
     int max_queued = 1024;
     int64_t replicated_rows = 4;
+    bool pad_decode_rows = false;
     int num_token_ids = 1 << 30;
     int threads = 1;
     // As MakeBackend takes it. A GPU holds one rank and the replicated
