@@ -60,7 +60,7 @@ class Backend {
       int64_t bytes) = 0;
 
   // Host <-> device, ordered with the ops of the current queue. The host
-  // memory must stay as it is until Synchronize.
+  // memory must stay as it is until Synchronize, or a mark that is made later.
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyToHost(void* host, const void* device, int64_t bytes) = 0;
   // Copies within the device.
@@ -68,6 +68,11 @@ class Backend {
   virtual void Zero(void* device, int64_t bytes) = 0;
   // Waits until everything queued is done.
   virtual void Synchronize() = 0;
+  // A point after everything queued on kMain so far; WaitUntil waits until the
+  // work before it is done, and the copies to the host have arrived. Marks are
+  // waited for in the order they were made; Synchronize waits for all.
+  virtual int64_t Mark() = 0;
+  virtual void WaitUntil(int64_t mark) = 0;
 
   // Selects the queue of the following ops.
   virtual void Use(Queue queue) = 0;

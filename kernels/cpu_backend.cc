@@ -82,6 +82,8 @@ class CpuBackend final : public Backend {
   }
 
   void Synchronize() override {}
+  int64_t Mark() override { return 0; }
+  void WaitUntil(int64_t) override {}
   void Use(Queue) override {}
   void WaitFor(Queue, Queue) override {}
   void RunStep(int64_t, absl::FunctionRef<void()> fn) override { fn(); }

@@ -1,6 +1,7 @@
 #include "kernels/cuda_backend.h"
 
 #include <cstring>
+#include <deque>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "kernels/moe_routing/moe_routing.h"
 #include "kernels/norm/residual_norm.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/pinned_ring.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
 #include "kernels/weights/block_quantize.h"
@@ -64,6 +66,12 @@ class CudaBackend final : public Backend {
       RING_CUDA_CHECK(cudaFree(queue.scratch));
       RING_CUDA_CHECK(cudaFree(queue.cublas_memory));
     }
+    for (const Milestone& milestone : milestones_) {
+      RING_CUDA_CHECK(cudaEventDestroy(milestone.reached));
+    }
+    for (cudaEvent_t event : spare_events_) {
+      RING_CUDA_CHECK(cudaEventDestroy(event));
+    }
     RING_CUDA_CHECK(cudaFreeHost(staging_));
   }
 
@@ -89,7 +97,9 @@ class CudaBackend final : public Backend {
       queue.launcher = std::make_unique<cuda::Stream>(cuda::Stream::Parts{
           queue.stream, queue.cublas, queue.scratch, kScratchBytes});
     }
-    return cudaMallocHost(&staging_, kStagingBytes) == cudaSuccess;
+    if (cudaMallocHost(&staging_, kStagingBytes) != cudaSuccess) return false;
+    ring_ = PinnedRing(staging_, kStagingBytes);
+    return true;
   }
 
   const char* description() const override { return description_.c_str(); }
@@ -130,7 +140,7 @@ class CudaBackend final : public Backend {
     }
     void* const staged = Stage(bytes);
     Transfer(staged, device, bytes, cudaMemcpyDeviceToHost);
-    arrivals_.push_back({host, staged, bytes});
+    arrivals_.push_back({host, staged, bytes, ring_.position()});
   }
   void Copy(void* to, const void* from, int64_t bytes) override {
     Transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
@@ -144,11 +154,28 @@ class CudaBackend final : public Backend {
     for (const Resources& queue : queues_) {
       RING_CUDA_CHECK(cudaStreamSynchronize(queue.stream));
     }
-    for (const Arrival& arrival : arrivals_) {
-      std::memcpy(arrival.host, arrival.staged, arrival.bytes);
+    Deliver(ring_.position());
+    for (const Milestone& milestone : milestones_) {
+      spare_events_.push_back(milestone.reached);
     }
-    arrivals_.clear();
-    staged_bytes_ = 0;
+    milestones_.clear();
+  }
+  int64_t Mark() override {
+    cudaEvent_t event = nullptr;
+    if (spare_events_.empty()) {
+      RING_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    } else {
+      event = spare_events_.back();
+      spare_events_.pop_back();
+    }
+    RING_CUDA_CHECK(cudaEventRecord(event, queues_[0].stream));
+    milestones_.push_back({next_mark_, event, ring_.position()});
+    return next_mark_++;
+  }
+  void WaitUntil(int64_t mark) override {
+    while (!milestones_.empty() && milestones_.front().mark <= mark) {
+      PassMilestone();
+    }
   }
   void Use(Queue queue) override { current_ = static_cast<int>(queue); }
   void WaitFor(Queue waiter, Queue signaller) override {
@@ -254,14 +281,44 @@ class CudaBackend final : public Backend {
     void* host;
     const void* staged;
     int64_t bytes;
+    int64_t position;  // of the ring, after it
   };
 
-  // Pinned memory for one small copy, until the next Synchronize.
+  // A mark that nobody has waited for yet.
+  struct Milestone {
+    int64_t mark;
+    cudaEvent_t reached;
+    int64_t staged;  // position of the ring
+  };
+
+  // Pinned memory for one small copy, until the work queued now is done.
   void* Stage(int64_t bytes) {
-    if (staged_bytes_ + bytes > kStagingBytes) Synchronize();
-    char* const staged = static_cast<char*>(staging_) + staged_bytes_;
-    staged_bytes_ += (bytes + 255) / 256 * 256;
-    return staged;
+    for (;;) {
+      if (void* const staged = ring_.Take(bytes)) return staged;
+      if (milestones_.empty()) {
+        Synchronize();
+      } else {
+        PassMilestone();
+      }
+    }
+  }
+
+  void PassMilestone() {
+    const Milestone milestone = milestones_.front();
+    milestones_.pop_front();
+    RING_CUDA_CHECK(cudaEventSynchronize(milestone.reached));
+    spare_events_.push_back(milestone.reached);
+    Deliver(milestone.staged);
+  }
+
+  // The copies staged up to `position` are done.
+  void Deliver(int64_t position) {
+    while (!arrivals_.empty() && arrivals_.front().position <= position) {
+      const Arrival& arrival = arrivals_.front();
+      std::memcpy(arrival.host, arrival.staged, arrival.bytes);
+      arrivals_.pop_front();
+    }
+    ring_.ReturnUpTo(position);
   }
 
   cuda::Stream* stream() { return queues_[current_].launcher.get(); }
@@ -275,11 +332,13 @@ class CudaBackend final : public Backend {
   const std::string description_;
   Resources queues_[kNumQueues];  // by Queue
   int current_ = 0;
-  // Host data on its way to or from the device, used from the front until the
-  // next Synchronize.
+  // Host data on its way to or from the device.
   void* staging_ = nullptr;
-  int64_t staged_bytes_ = 0;
-  std::vector<Arrival> arrivals_;
+  PinnedRing ring_;  // over staging_
+  std::deque<Arrival> arrivals_;
+  std::deque<Milestone> milestones_;
+  std::vector<cudaEvent_t> spare_events_;
+  int64_t next_mark_ = 0;
   std::map<int64_t, cudaGraphExec_t> graphs_;  // by recording
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/elementwise/scatter.h"
 #include "kernels/paged_attention/paged_attention.h"
@@ -99,6 +100,12 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
 }
 
 absl::StatusOr<v1::StepResult> Engine::Step(const v1::BatchPlan& plan) {
+  RING_CHECK(in_flight_.empty());
+  RING_RETURN_IF_ERROR(Enqueue(plan));
+  return Collect();
+}
+
+absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
   const int group_index = parts_.mesh->dp_rank();
   const v1::GroupPlan& group = plan.groups(group_index);
   const bool replicated = plan.exchange() == v1::BatchPlan::REPLICATED;
@@ -135,16 +142,25 @@ absl::StatusOr<v1::StepResult> Engine::Step(const v1::BatchPlan& plan) {
   });
   if (observer_) observer_(plan, model_->logits());
 
+  in_flight_.emplace_back();
+  SentStep& sent = in_flight_.back();
+  sent.tokens.resize(group.samples_size());
+  sampler_->Read(absl::MakeSpan(sent.tokens));
+  sent.done = parts_.backend->Mark();
+  return absl::OkStatus();
+}
+
+v1::StepResult Engine::Collect() {
+  RING_CHECK(!in_flight_.empty());
+  const SentStep& sent = in_flight_.front();
+  parts_.backend->WaitUntil(sent.done);
   v1::StepResult result;
-  if (group.samples().empty()) return result;
-  std::vector<SampledToken> tokens(group.samples_size());
-  sampler_->Read(absl::MakeSpan(tokens));
-  parts_.backend->Synchronize();
-  for (const SampledToken& token : tokens) {
+  for (const SampledToken& token : sent.tokens) {
     v1::SampleResult* const drawn = result.add_samples();
     drawn->set_token(token.id);
     drawn->set_logprob(token.logprob);
   }
+  in_flight_.pop_front();
   return result;
 }
 

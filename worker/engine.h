@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -51,9 +53,16 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Parts& parts,
                                                         const Options& options);
 
-  // Runs one STEP plan. Every rank of the world calls it with the same plan;
-  // the result is that of this rank's group. INTERNAL if the plan breaks a
+  // Queues one STEP plan. Every rank of the world calls it with the same plan.
+  // A step may be queued before the results of earlier ones were collected:
+  // what it takes from them lies on the device. INTERNAL if the plan breaks a
   // limit of this engine: the rank must end then.
+  absl::Status Enqueue(const v1::BatchPlan& plan);
+  // Waits for the oldest step that was queued and not collected, and returns
+  // the result of this rank's group. REQUIRES: steps_in_flight() > 0.
+  v1::StepResult Collect();
+  int steps_in_flight() const { return static_cast<int>(in_flight_.size()); }
+  // Both, for one step alone.
   absl::StatusOr<v1::StepResult> Step(const v1::BatchPlan& plan);
 
   // Called after every step, for tests that compare logits: [samples of this
@@ -69,6 +78,12 @@ class Engine {
   Backend& backend() { return *parts_.backend; }
 
  private:
+  // A queued step: where its tokens arrive, and when.
+  struct SentStep {
+    std::vector<SampledToken> tokens;
+    int64_t done = 0;  // mark of the backend
+  };
+
   Engine(const Parts& parts, const Options& options)
       : parts_(parts), options_(options) {}
 
@@ -85,6 +100,7 @@ class Engine {
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<DeviceBuffer> last_tokens_;  // [max_sequences] int32
   std::unique_ptr<DeviceBuffer> sampled_;      // [max samples] int32
+  std::deque<SentStep> in_flight_;
   StepObserver observer_;
 };
 

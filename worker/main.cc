@@ -144,7 +144,8 @@ absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
                  .engine = &rank->engine(),
                  .progress = progress,
                  .data_parallel = rank->mesh().dp(),
-                 .tensor_parallel = rank->mesh().tp()});
+                 .tensor_parallel = rank->mesh().tp(),
+                 .overlap = rank->on_gpu()});
   if (!rank->mesh().is_leader()) return loop.RunFollower();
   return Lead(flags, *rank, &loop, stop, watchdog);
 }

@@ -63,6 +63,7 @@ class GoldenTest : public testing::TestWithParam<Parameters> {
     options.num_token_ids = kTokenizerIds;
     options.device = TestDevice();
     options.pad_decode_rows = options.device != "cpu";
+    options.overlap = options.pad_decode_rows;
     return options;
   }
   double Tolerance() const {

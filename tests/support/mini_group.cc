@@ -206,6 +206,7 @@ absl::StatusOr<std::unique_ptr<MiniGroup>> MiniGroup::Start(
       parts.progress = &rank.progress;
       parts.data_parallel = self->options_.dp;
       parts.tensor_parallel = self->options_.tp;
+      parts.overlap = self->options_.overlap;
       StepLoop loop(parts);
       const absl::Status status =
           number == 0

@@ -46,6 +46,7 @@ class MiniGroup {
     int max_queued = 1024;
     int64_t replicated_rows = 4;
     bool pad_decode_rows = false;
+    bool overlap = false;  // as StepLoop's
     int num_token_ids = 1 << 30;
     int threads = 1;
     // As MakeBackend takes it. A GPU holds one rank and the replicated

@@ -37,11 +37,12 @@ TEST(GroupTest, AloneEqualsInABatch) {
   }
 }
 
-// Decode steps padded as for a device that records them.
-TEST(GroupTest, PaddingDecodeStepsChangesNothing) {
+// Decode steps padded and overlapped as for a device that works by itself.
+TEST(GroupTest, PaddedOverlappedStepsChangeNothing) {
   for (const int dp : {1, 2}) {
     MiniGroup::Options options = TinyOptions();
     options.pad_decode_rows = true;
+    options.overlap = true;
     options.dp = dp;
     options.max_sequences = 7;
     options.replicated_rows = 64;
