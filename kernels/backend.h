@@ -59,6 +59,11 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) = 0;
 
+  // Host memory whose copies to the device run beside the host. Contents are
+  // undefined. Errors as Allocate.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) = 0;
+
   // Host <-> device, ordered with the ops of the current queue. The host
   // memory must stay as it is until Synchronize, or a mark that is made later.
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;

@@ -68,6 +68,11 @@ class CpuBackend final : public Backend {
     return std::make_unique<HostBuffer>(data, bytes);
   }
 
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) override {
+    return Allocate(bytes);
+  }
+
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     Copy(device, host, bytes);
   }

@@ -43,6 +43,18 @@ class GpuBuffer final : public DeviceBuffer {
   const int64_t bytes_;
 };
 
+class PinnedBuffer final : public DeviceBuffer {
+ public:
+  PinnedBuffer(void* data, int64_t bytes) : data_(data), bytes_(bytes) {}
+  ~PinnedBuffer() override { RING_CUDA_CHECK(cudaFreeHost(data_)); }
+  void* data() override { return data_; }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  void* const data_;
+  const int64_t bytes_;
+};
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, const cudaDeviceProp& properties)
@@ -121,6 +133,17 @@ class CudaBackend final : public Backend {
     RING_CUDA_CHECK(cudaMemset(data, 0, bytes));
     RING_CUDA_CHECK(cudaStreamSynchronize(nullptr));
     return std::make_unique<GpuBuffer>(data, bytes);
+  }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) override {
+    void* data = nullptr;
+    if (cudaMallocHost(&data, bytes > 0 ? bytes : 1) != cudaSuccess) {
+      cudaGetLastError();  // forgets it
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", bytes, " bytes of host memory"));
+    }
+    return std::make_unique<PinnedBuffer>(data, bytes);
   }
 
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {

@@ -46,11 +46,10 @@ absl::StatusOr<WeightShard> LoadWeights(const WorkerFlags& flags,
   }
   RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                         Checkpoint::Open(flags.model));
-  RING_ASSIGN_OR_RETURN(
-      WeightShard shard,
-      WeightShard::Load(config, checkpoint, spec, threads, progress));
-  if (on_gpu) RING_RETURN_IF_ERROR(shard.MoveTo(backend));
-  return shard;
+  return on_gpu
+             ? WeightShard::LoadOn(config, checkpoint, spec, threads, backend,
+                                   progress)
+             : WeightShard::Load(config, checkpoint, spec, threads, progress);
 }
 
 }  // namespace

@@ -116,12 +116,12 @@ absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
   spec.format = options.format;
   RING_ASSIGN_OR_RETURN(Checkpoint checkpoint,
                         Checkpoint::Open(options.model_dir));
+  const bool on_host = options.device == "cpu" && !options.load_on_backend;
   RING_ASSIGN_OR_RETURN(WeightShard shard,
-                        WeightShard::Load(config, checkpoint, spec, 1));
+                        on_host ? WeightShard::Load(config, checkpoint, spec, 1)
+                                : WeightShard::LoadOn(config, checkpoint, spec,
+                                                      2, rank->backend.get()));
   rank->weights = std::make_unique<WeightShard>(std::move(shard));
-  if (options.device != "cpu") {
-    RING_RETURN_IF_ERROR(rank->weights->MoveTo(rank->backend.get()));
-  }
 
   HostCommunicator::Options communicator;
   communicator.backend = rank->backend.get();

@@ -43,6 +43,7 @@ TEST(GroupTest, PaddedOverlappedStepsChangeNothing) {
     MiniGroup::Options options = TinyOptions();
     options.pad_decode_rows = true;
     options.overlap = true;
+    options.load_on_backend = true;
     options.dp = dp;
     options.max_sequences = 7;
     options.replicated_rows = 64;
