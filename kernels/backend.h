@@ -23,6 +23,8 @@ struct MergeStatsArgs;
 struct MoeRoutingArgs;
 struct NarrowThresholdArgs;
 struct PagedAttentionArgs;
+struct QuantizeBlocksArgs;
+struct RandomWeightsArgs;
 struct ResidualNormArgs;
 struct RopeTableArgs;
 struct ScatterIntsArgs;
@@ -57,8 +59,13 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) = 0;
 
+  // Host memory whose copies to the device run beside the host. Contents are
+  // undefined. Errors as Allocate.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) = 0;
+
   // Host <-> device, ordered with the ops of the current queue. The host
-  // memory must stay as it is until Synchronize.
+  // memory must stay as it is until Synchronize, or a mark that is made later.
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
   virtual void CopyToHost(void* host, const void* device, int64_t bytes) = 0;
   // Copies within the device.
@@ -66,16 +73,26 @@ class Backend {
   virtual void Zero(void* device, int64_t bytes) = 0;
   // Waits until everything queued is done.
   virtual void Synchronize() = 0;
+  // A point after everything queued on kMain so far; WaitUntil waits until the
+  // work before it is done, and the copies to the host have arrived. Marks are
+  // waited for in the order they were made; Synchronize waits for all.
+  virtual int64_t Mark() = 0;
+  virtual void WaitUntil(int64_t mark) = 0;
 
   // Selects the queue of the following ops.
   virtual void Use(Queue queue) = 0;
   // Makes `waiter` wait for all that `signaller` has been given so far.
   virtual void WaitFor(Queue waiter, Queue signaller) = 0;
 
-  // Runs the ops of one step. `bucket` > 0 promises that fn enqueues the same
-  // ops with the same arguments whenever it is called with this bucket: a
-  // device may then record it once and replay it. 0: run as it is.
-  virtual void RunStep(int bucket, absl::FunctionRef<void()> fn) = 0;
+  // Runs the ops of one step. `recording` > 0 promises that fn enqueues the
+  // same ops with the same arguments whenever it is called with this number,
+  // and does nothing else: a device may then record it once and replay it.
+  // 0: run as it is.
+  virtual void RunStep(int64_t recording, absl::FunctionRef<void()> fn) = 0;
+
+  // Weights that are made or changed while loading.
+  virtual void RandomWeights(const RandomWeightsArgs& args) = 0;
+  virtual void QuantizeBlocks(const QuantizeBlocksArgs& args) = 0;
 
   virtual void Embedding(const EmbeddingArgs& args) = 0;
   virtual void GatherRows(const GatherRowsArgs& args) = 0;

@@ -18,6 +18,8 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 
 namespace ring {
 namespace {
@@ -66,6 +68,11 @@ class CpuBackend final : public Backend {
     return std::make_unique<HostBuffer>(data, bytes);
   }
 
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) override {
+    return Allocate(bytes);
+  }
+
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     Copy(device, host, bytes);
   }
@@ -80,10 +87,18 @@ class CpuBackend final : public Backend {
   }
 
   void Synchronize() override {}
+  int64_t Mark() override { return 0; }
+  void WaitUntil(int64_t) override {}
   void Use(Queue) override {}
   void WaitFor(Queue, Queue) override {}
-  void RunStep(int, absl::FunctionRef<void()> fn) override { fn(); }
+  void RunStep(int64_t, absl::FunctionRef<void()> fn) override { fn(); }
 
+  void RandomWeights(const RandomWeightsArgs& args) override {
+    cpu::RandomWeights(args);
+  }
+  void QuantizeBlocks(const QuantizeBlocksArgs& args) override {
+    cpu::QuantizeBlocks(args);
+  }
   void Embedding(const EmbeddingArgs& args) override {
     cpu::Embedding(args, &pool_);
   }

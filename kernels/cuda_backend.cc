@@ -1,8 +1,10 @@
 #include "kernels/cuda_backend.h"
 
 #include <cstring>
+#include <deque>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/cuda_stream.cuh"
@@ -14,8 +16,11 @@
 #include "kernels/moe_routing/moe_routing.h"
 #include "kernels/norm/residual_norm.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "kernels/pinned_ring.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 
 namespace ring {
 namespace {
@@ -38,6 +43,18 @@ class GpuBuffer final : public DeviceBuffer {
   const int64_t bytes_;
 };
 
+class PinnedBuffer final : public DeviceBuffer {
+ public:
+  PinnedBuffer(void* data, int64_t bytes) : data_(data), bytes_(bytes) {}
+  ~PinnedBuffer() override { RING_CUDA_CHECK(cudaFreeHost(data_)); }
+  void* data() override { return data_; }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  void* const data_;
+  const int64_t bytes_;
+};
+
 class CudaBackend final : public Backend {
  public:
   CudaBackend(int device, const cudaDeviceProp& properties)
@@ -45,7 +62,7 @@ class CudaBackend final : public Backend {
                                   properties.totalGlobalMem >> 30, " GiB)")) {}
 
   ~CudaBackend() override {
-    for (auto& [bucket, graph] : graphs_) {
+    for (auto& [recording, graph] : graphs_) {
       RING_CUDA_CHECK(cudaGraphExecDestroy(graph));
     }
     for (Resources& queue : queues_) {
@@ -60,6 +77,12 @@ class CudaBackend final : public Backend {
       }
       RING_CUDA_CHECK(cudaFree(queue.scratch));
       RING_CUDA_CHECK(cudaFree(queue.cublas_memory));
+    }
+    for (const Milestone& milestone : milestones_) {
+      RING_CUDA_CHECK(cudaEventDestroy(milestone.reached));
+    }
+    for (cudaEvent_t event : spare_events_) {
+      RING_CUDA_CHECK(cudaEventDestroy(event));
     }
     RING_CUDA_CHECK(cudaFreeHost(staging_));
   }
@@ -86,7 +109,9 @@ class CudaBackend final : public Backend {
       queue.launcher = std::make_unique<cuda::Stream>(cuda::Stream::Parts{
           queue.stream, queue.cublas, queue.scratch, kScratchBytes});
     }
-    return cudaMallocHost(&staging_, kStagingBytes) == cudaSuccess;
+    if (cudaMallocHost(&staging_, kStagingBytes) != cudaSuccess) return false;
+    ring_ = PinnedRing(staging_, kStagingBytes);
+    return true;
   }
 
   const char* description() const override { return description_.c_str(); }
@@ -110,19 +135,35 @@ class CudaBackend final : public Backend {
     return std::make_unique<GpuBuffer>(data, bytes);
   }
 
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
+      int64_t bytes) override {
+    void* data = nullptr;
+    if (cudaMallocHost(&data, bytes > 0 ? bytes : 1) != cudaSuccess) {
+      cudaGetLastError();  // forgets it
+      return absl::ResourceExhaustedError(
+          absl::StrCat("cannot pin ", bytes, " bytes of host memory"));
+    }
+    return std::make_unique<PinnedBuffer>(data, bytes);
+  }
+
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     if (bytes <= 0) return;
     if (bytes <= kStagedCopyBytes) {
-      if (staged_bytes_ + bytes > kStagingBytes) Synchronize();
-      char* const staged = static_cast<char*>(staging_) + staged_bytes_;
+      void* const staged = Stage(bytes);
       std::memcpy(staged, host, bytes);
-      staged_bytes_ += (bytes + 255) / 256 * 256;
       host = staged;
     }
     Transfer(device, host, bytes, cudaMemcpyHostToDevice);
   }
   void CopyToHost(void* host, const void* device, int64_t bytes) override {
-    Transfer(host, device, bytes, cudaMemcpyDeviceToHost);
+    if (bytes <= 0) return;
+    if (bytes > kStagedCopyBytes) {
+      Transfer(host, device, bytes, cudaMemcpyDeviceToHost);
+      return;
+    }
+    void* const staged = Stage(bytes);
+    Transfer(staged, device, bytes, cudaMemcpyDeviceToHost);
+    arrivals_.push_back({host, staged, bytes, ring_.position()});
   }
   void Copy(void* to, const void* from, int64_t bytes) override {
     Transfer(to, from, bytes, cudaMemcpyDeviceToDevice);
@@ -136,7 +177,28 @@ class CudaBackend final : public Backend {
     for (const Resources& queue : queues_) {
       RING_CUDA_CHECK(cudaStreamSynchronize(queue.stream));
     }
-    staged_bytes_ = 0;
+    Deliver(ring_.position());
+    for (const Milestone& milestone : milestones_) {
+      spare_events_.push_back(milestone.reached);
+    }
+    milestones_.clear();
+  }
+  int64_t Mark() override {
+    cudaEvent_t event = nullptr;
+    if (spare_events_.empty()) {
+      RING_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    } else {
+      event = spare_events_.back();
+      spare_events_.pop_back();
+    }
+    RING_CUDA_CHECK(cudaEventRecord(event, queues_[0].stream));
+    milestones_.push_back({next_mark_, event, ring_.position()});
+    return next_mark_++;
+  }
+  void WaitUntil(int64_t mark) override {
+    while (!milestones_.empty() && milestones_.front().mark <= mark) {
+      PassMilestone();
+    }
   }
   void Use(Queue queue) override { current_ = static_cast<int>(queue); }
   void WaitFor(Queue waiter, Queue signaller) override {
@@ -146,13 +208,13 @@ class CudaBackend final : public Backend {
     RING_CUDA_CHECK(cudaStreamWaitEvent(to.stream, from.signal));
   }
 
-  void RunStep(int bucket, absl::FunctionRef<void()> fn) override {
-    if (bucket == 0) {
+  void RunStep(int64_t recording, absl::FunctionRef<void()> fn) override {
+    if (recording == 0) {
       fn();
       return;
     }
     const cudaStream_t main = queues_[0].stream;
-    auto found = graphs_.find(bucket);
+    auto found = graphs_.find(recording);
     if (found == graphs_.end()) {
       cudaGraph_t graph = nullptr;
       cudaGraphExec_t executable = nullptr;
@@ -162,11 +224,17 @@ class CudaBackend final : public Backend {
       RING_CUDA_CHECK(cudaStreamEndCapture(main, &graph));
       RING_CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
       RING_CUDA_CHECK(cudaGraphDestroy(graph));
-      found = graphs_.emplace(bucket, executable).first;
+      found = graphs_.emplace(recording, executable).first;
     }
     RING_CUDA_CHECK(cudaGraphLaunch(found->second, main));
   }
 
+  void RandomWeights(const RandomWeightsArgs& args) override {
+    cuda::RandomWeights(args, stream());
+  }
+  void QuantizeBlocks(const QuantizeBlocksArgs& args) override {
+    cuda::QuantizeBlocks(args, stream());
+  }
   void Embedding(const EmbeddingArgs& args) override {
     cuda::Embedding(args, stream());
   }
@@ -231,6 +299,51 @@ class CudaBackend final : public Backend {
     std::unique_ptr<cuda::Stream> launcher;
   };
 
+  // What lies in staging memory and belongs to the caller's.
+  struct Arrival {
+    void* host;
+    const void* staged;
+    int64_t bytes;
+    int64_t position;  // of the ring, after it
+  };
+
+  // A mark that nobody has waited for yet.
+  struct Milestone {
+    int64_t mark;
+    cudaEvent_t reached;
+    int64_t staged;  // position of the ring
+  };
+
+  // Pinned memory for one small copy, until the work queued now is done.
+  void* Stage(int64_t bytes) {
+    for (;;) {
+      if (void* const staged = ring_.Take(bytes)) return staged;
+      if (milestones_.empty()) {
+        Synchronize();
+      } else {
+        PassMilestone();
+      }
+    }
+  }
+
+  void PassMilestone() {
+    const Milestone milestone = milestones_.front();
+    milestones_.pop_front();
+    RING_CUDA_CHECK(cudaEventSynchronize(milestone.reached));
+    spare_events_.push_back(milestone.reached);
+    Deliver(milestone.staged);
+  }
+
+  // The copies staged up to `position` are done.
+  void Deliver(int64_t position) {
+    while (!arrivals_.empty() && arrivals_.front().position <= position) {
+      const Arrival& arrival = arrivals_.front();
+      std::memcpy(arrival.host, arrival.staged, arrival.bytes);
+      arrivals_.pop_front();
+    }
+    ring_.ReturnUpTo(position);
+  }
+
   cuda::Stream* stream() { return queues_[current_].launcher.get(); }
 
   void Transfer(void* to, const void* from, int64_t bytes,
@@ -242,11 +355,14 @@ class CudaBackend final : public Backend {
   const std::string description_;
   Resources queues_[kNumQueues];  // by Queue
   int current_ = 0;
-  // Host data on its way to the device, used from the front until the next
-  // Synchronize.
+  // Host data on its way to or from the device.
   void* staging_ = nullptr;
-  int64_t staged_bytes_ = 0;
-  std::map<int, cudaGraphExec_t> graphs_;  // by bucket
+  PinnedRing ring_;  // over staging_
+  std::deque<Arrival> arrivals_;
+  std::deque<Milestone> milestones_;
+  std::vector<cudaEvent_t> spare_events_;
+  int64_t next_mark_ = 0;
+  std::map<int64_t, cudaGraphExec_t> graphs_;  // by recording
 };
 
 }  // namespace

@@ -12,10 +12,10 @@ namespace ring {
 // call returns. Only GPUs of compute capability 9.0 (Hopper) are accepted,
 // since the kernels are built for that alone.
 //
-// All methods must be called on the thread that calls this. CopyToDevice of up
-// to a megabyte goes through pinned memory and returns at once; CopyToHost
-// into ordinary memory waits for the ops before it. RunStep with a bucket
-// records a CUDA graph at the bucket's first use and replays it later.
+// All methods must be called on the thread that calls this. Copies of up to a
+// megabyte go through pinned memory and return at once; what comes from the
+// device is there after Synchronize. RunStep with a recording makes a CUDA
+// graph at its first use and replays it later.
 //
 // FAILED_PRECONDITION without a driver or with another GPU, NOT_FOUND if there
 // is no such device, RESOURCE_EXHAUSTED if its memory is taken.

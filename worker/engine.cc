@@ -1,12 +1,15 @@
 #include "worker/engine.h"
 
+#include <algorithm>
 #include <vector>
 
+#include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/elementwise/scatter.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "parallel/mesh.h"
 #include "ring/v1/plan.pb.h"
+#include "worker/decode_bucket.h"
 
 namespace ring {
 namespace {
@@ -19,25 +22,54 @@ int64_t RowsOf(const v1::GroupPlan& plan) {
   return rows;
 }
 
+// Of all groups, so that ranks which record do it in the same step.
+Sampler::Mode ModeOf(const v1::BatchPlan& plan) {
+  std::vector<SamplingRow> rows;
+  for (const v1::GroupPlan& group : plan.groups()) {
+    for (const v1::Sample& sample : group.samples()) {
+      rows.push_back(SamplingRowOf(sample));
+    }
+  }
+  return Sampler::ModeOf(rows);
+}
+
+// Names the ops of a decode-only step: all their host values.
+int64_t RecordingOf(int64_t rows, const Sampler::DrawArgs& draw) {
+  const Sampler::Mode& mode = draw.mode;
+  const int64_t flags = int64_t{mode.random} | int64_t{mode.top_k} << 1 |
+                        int64_t{mode.top_p} << 2 |
+                        int64_t{draw.num_rows > 0} << 3;
+  return int64_t{draw.num_token_ids} << 32 | rows << 4 | flags;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
                                                        const Options& options) {
   std::unique_ptr<Engine> engine(new Engine(parts, options));
   Backend* const backend = parts.backend;
+  RING_ASSIGN_OR_RETURN(engine->cache_,
+                        CachePool::Create(*parts.config, *parts.mesh,
+                                          {options.max_sequences,
+                                           options.num_pages, options.kv_dtype},
+                                          backend));
+  constexpr int64_t kInt = sizeof(int32_t);
+  const int64_t max_pages =
+      (options.max_context + kPageTokens - 1) / kPageTokens;
   RING_ASSIGN_OR_RETURN(
-      engine->cache_,
-      CachePool::Create(
-          *parts.config, *parts.mesh,
-          {options.max_sequences, options.num_pages, options.kv_dtype},
-          backend));
-  RING_ASSIGN_OR_RETURN(
-      engine->plan_buffer_,
-      PlanBuffer::Create(
-          {options.max_batch_tokens, options.max_sequences,
-           (options.max_context + kPageTokens - 1) / kPageTokens,
-           parts.mesh->dp()},
-          backend));
+      engine->page_table_,
+      backend->Allocate(options.max_sequences * max_pages * kInt));
+  PlanBuffer::Limits plan;
+  plan.max_rows = options.max_batch_tokens;
+  plan.max_pages = max_pages;
+  plan.data_parallel = parts.mesh->dp();
+  plan.page_table = static_cast<int32_t*>(engine->page_table_->data());
+  RING_ASSIGN_OR_RETURN(engine->plan_, PlanBuffer::Create(plan, backend));
+  // Decode-only steps may be padded.
+  const int64_t max_samples = DecodeBucket(options.max_sequences);
+  plan.max_rows = max_samples;
+  RING_ASSIGN_OR_RETURN(engine->decode_plan_,
+                        PlanBuffer::Create(plan, backend));
   HybridModel::Parts model_parts;
   model_parts.config = parts.config;
   model_parts.weights = parts.weights;
@@ -52,30 +84,36 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
   RING_ASSIGN_OR_RETURN(
       engine->model_,
       HybridModel::Create(model_parts,
-                          {options.max_batch_tokens, options.max_sequences,
-                           options.activation_dtype}));
+                          {std::max(options.max_batch_tokens, max_samples),
+                           max_samples, options.activation_dtype}));
   Sampler::Options sampling;
-  sampling.max_rows = options.max_sequences;
+  sampling.max_rows = max_samples;
   sampling.vocab_begin = static_cast<int32_t>(parts.mesh->vocab().begin);
   sampling.local_vocab = parts.mesh->vocab().size();
   RING_ASSIGN_OR_RETURN(engine->sampler_,
                         Sampler::Create(sampling, backend, parts.tp));
-  constexpr int64_t kInt = sizeof(int32_t);
   RING_ASSIGN_OR_RETURN(engine->last_tokens_,
                         backend->Allocate(options.max_sequences * kInt));
   RING_ASSIGN_OR_RETURN(engine->sampled_,
-                        backend->Allocate(options.max_sequences * kInt));
+                        backend->Allocate(max_samples * kInt));
   return engine;
 }
 
 absl::StatusOr<v1::StepResult> Engine::Step(const v1::BatchPlan& plan) {
+  RING_CHECK(in_flight_.empty());
+  RING_RETURN_IF_ERROR(Enqueue(plan));
+  return Collect();
+}
+
+absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
   const int group_index = parts_.mesh->dp_rank();
   const v1::GroupPlan& group = plan.groups(group_index);
   const bool replicated = plan.exchange() == v1::BatchPlan::REPLICATED;
+  PlanBuffer& buffer = plan.decode_only() ? *decode_plan_ : *plan_;
   RING_ASSIGN_OR_RETURN(
       const StepInputs inputs,
-      plan_buffer_->Load(plan, group_index,
-                         replicated ? plan.padded_rows() : RowsOf(group)));
+      buffer.Load(plan, group_index,
+                  replicated ? plan.padded_rows() : RowsOf(group)));
 
   parts_.progress->EnterStep(plan.step());
   for (const v1::CacheCopy& copy : group.state_copies()) {
@@ -86,39 +124,43 @@ absl::StatusOr<v1::StepResult> Engine::Step(const v1::BatchPlan& plan) {
   }
 
   auto* const last_tokens = static_cast<int32_t*>(last_tokens_->data());
-  last_logits_ = nullptr;
-  parts_.backend->RunStep(/*bucket=*/0, [&] {
-    last_logits_ = model_->Forward(inputs,
-                                   replicated ? MoeExchange::kReplicated
-                                              : MoeExchange::kAllToAll,
-                                   last_tokens);
+  Sampler::DrawArgs draw;
+  draw.logits = model_->logits();
+  draw.rows = inputs.sampling;
+  draw.num_rows = inputs.num_samples;
+  draw.mode = ModeOf(plan);
+  draw.num_token_ids = plan.num_token_ids();
+  draw.ids = static_cast<int32_t*>(sampled_->data());
+  const bool recorded = plan.decode_only() && !model_->is_observed();
+  parts_.backend->RunStep(recorded ? RecordingOf(inputs.rows, draw) : 0, [&] {
+    model_->Forward(
+        inputs, replicated ? MoeExchange::kReplicated : MoeExchange::kAllToAll,
+        last_tokens);
+    sampler_->Draw(draw);
+    parts_.backend->ScatterInts(
+        {inputs.sample_sequences, draw.ids, inputs.num_samples, last_tokens});
   });
-  if (observer_) observer_(plan, last_logits_);
+  if (observer_) observer_(plan, model_->logits());
 
+  in_flight_.emplace_back();
+  SentStep& sent = in_flight_.back();
+  sent.tokens.resize(group.samples_size());
+  sampler_->Read(absl::MakeSpan(sent.tokens));
+  sent.done = parts_.backend->Mark();
+  return absl::OkStatus();
+}
+
+v1::StepResult Engine::Collect() {
+  RING_CHECK(!in_flight_.empty());
+  const SentStep& sent = in_flight_.front();
+  parts_.backend->WaitUntil(sent.done);
   v1::StepResult result;
-  if (inputs.num_samples == 0) return result;
-  std::vector<SamplingRow> rows;
-  for (const v1::Sample& sample : group.samples()) {
-    SamplingRow row;
-    row.temperature = sample.temperature();
-    row.top_k = sample.top_k();
-    row.top_p = sample.top_p();
-    row.min_p = sample.min_p();
-    row.seed = sample.seed();
-    row.position = sample.position();
-    rows.push_back(row);
-  }
-  std::vector<SampledToken> tokens(rows.size());
-  auto* const sampled = static_cast<int32_t*>(sampled_->data());
-  sampler_->Sample(last_logits_, rows, plan.num_token_ids(), tokens.data(),
-                   sampled);
-  parts_.backend->ScatterInts(
-      {inputs.sample_sequences, sampled, inputs.num_samples, last_tokens});
-  for (const SampledToken& token : tokens) {
+  for (const SampledToken& token : sent.tokens) {
     v1::SampleResult* const drawn = result.add_samples();
     drawn->set_token(token.id);
     drawn->set_logprob(token.logprob);
   }
+  in_flight_.pop_front();
   return result;
 }
 

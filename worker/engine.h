@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -51,13 +53,20 @@ class Engine {
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const Parts& parts,
                                                         const Options& options);
 
-  // Runs one STEP plan. Every rank of the world calls it with the same plan;
-  // the result is that of this rank's group. INTERNAL if the plan breaks a
+  // Queues one STEP plan. Every rank of the world calls it with the same plan.
+  // A step may be queued before the results of earlier ones were collected:
+  // what it takes from them lies on the device. INTERNAL if the plan breaks a
   // limit of this engine: the rank must end then.
+  absl::Status Enqueue(const v1::BatchPlan& plan);
+  // Waits for the oldest step that was queued and not collected, and returns
+  // the result of this rank's group. REQUIRES: steps_in_flight() > 0.
+  v1::StepResult Collect();
+  int steps_in_flight() const { return static_cast<int>(in_flight_.size()); }
+  // Both, for one step alone.
   absl::StatusOr<v1::StepResult> Step(const v1::BatchPlan& plan);
 
-  // Called in every step between model and sampler, for tests that compare
-  // logits: [samples of this group, local vocabulary], device.
+  // Called after every step, for tests that compare logits: [samples of this
+  // group, local vocabulary], device.
   using StepObserver =
       std::function<void(const v1::BatchPlan& plan, const float* logits)>;
   void set_step_observer(StepObserver observer) {
@@ -65,21 +74,33 @@ class Engine {
   }
 
   HybridModel& model() { return *model_; }
+  CachePool& cache() { return *cache_; }
   Backend& backend() { return *parts_.backend; }
 
  private:
+  // A queued step: where its tokens arrive, and when.
+  struct SentStep {
+    std::vector<SampledToken> tokens;
+    int64_t done = 0;  // mark of the backend
+  };
+
   Engine(const Parts& parts, const Options& options)
       : parts_(parts), options_(options) {}
 
   const Parts parts_;
   const Options options_;
   std::unique_ptr<CachePool> cache_;
-  std::unique_ptr<PlanBuffer> plan_buffer_;
+  std::unique_ptr<DeviceBuffer>
+      page_table_;  // [max_sequences, max pages] int32
+  // Decode-only steps are small and take the one, all others the other: little
+  // is copied for them, and their addresses hold in a recording.
+  std::unique_ptr<PlanBuffer> decode_plan_;
+  std::unique_ptr<PlanBuffer> plan_;
   std::unique_ptr<HybridModel> model_;
   std::unique_ptr<Sampler> sampler_;
   std::unique_ptr<DeviceBuffer> last_tokens_;  // [max_sequences] int32
   std::unique_ptr<DeviceBuffer> sampled_;      // [max samples] int32
-  const float* last_logits_ = nullptr;
+  std::deque<SentStep> in_flight_;
   StepObserver observer_;
 };
 

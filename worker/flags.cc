@@ -21,7 +21,11 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
                  "HOST:PORT of the coordinator to join");
   app.add_option("--model", flags.model, "Folder of a Hugging Face checkpoint")
       ->required();
-  app.add_option("--device", flags.device, "Where the model runs: cpu");
+  app.add_option("--device", flags.device,
+                 "Where the model runs: cpu, cuda (each rank of a host its own "
+                 "GPU) or cuda:N");
+  app.add_flag("--share-gpu", flags.share_gpu,
+               "Let several ranks of a host name one GPU with cuda:N");
   app.add_option("--tp", flags.tp,
                  "Tensor-parallel ranks that share each sequence")
       ->check(CLI::Range(1, 1024));
@@ -69,6 +73,20 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   app.add_flag("--check", flags.check,
                "Report whether the checkpoint fits this program and tp, "
                "without reading tensor data, and exit");
+  app.add_flag("--bench", flags.bench,
+               "Time decode steps and prompts without a coordinator, print a "
+               "table and exit");
+  app.add_option("--bench-batches", flags.bench_batches,
+                 "Sequences that decode at once, one line of the table each")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 65536));
+  app.add_option("--bench-context", flags.bench_context,
+                 "Tokens that every sequence has before it decodes")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  app.add_option("--bench-prompts", flags.bench_prompts,
+                 "Lengths of prompts to time, in tokens")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
   app.add_flag("--verbose", flags.verbose, "Log at debug level");
   try {
     app.parse(argc, argv);
@@ -82,11 +100,7 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
     }
     return absl::InvalidArgumentError(err.str());
   }
-  if (flags.device != "cpu") {
-    return absl::InvalidArgumentError(
-        "--device " + flags.device + ": this program has the cpu backend only");
-  }
-  if (!flags.check && flags.coordinator.empty()) {
+  if (!flags.check && !flags.bench && flags.coordinator.empty()) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is missing");
   }
   if (flags.max_batch_tokens < flags.max_sequences + 64) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -10,9 +11,10 @@ namespace ring {
 
 // Values as given; what depends on the model or the mesh is checked later.
 struct WorkerFlags {
-  std::string coordinator;  // HOST:PORT
-  std::string model;        // folder
-  std::string device = "cpu";
+  std::string coordinator;     // HOST:PORT
+  std::string model;           // folder
+  std::string device = "cpu";  // cpu, cuda, cuda:N
+  bool share_gpu = false;      // several ranks of a host may name one GPU
   int tp = 1;
   int dp = 0;  // 0: all ranks that tp leaves
   int max_sequences = 16;
@@ -28,6 +30,10 @@ struct WorkerFlags {
   int threads = 0;                    // 0: cores of the host / its ranks
   std::string incident_file;
   bool check = false;
+  bool bench = false;
+  std::vector<int> bench_batches = {1, 8, 32, 128, 256};
+  int64_t bench_context = 4096;                 // tokens before the decode
+  std::vector<int64_t> bench_prompts = {4096};  // tokens of prompts to time
   bool verbose = false;
 };
 

@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -11,17 +10,15 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
-#include "kernels/cpu_backend.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "parallel/mpi_runtime.h"
 #include "parallel/side_link.h"
+#include "worker/bench_main.h"
 #include "worker/coordinator_link.h"
-#include "worker/engine.h"
 #include "worker/flags.h"
 #include "worker/model/model_check.h"
-#include "worker/model/weight_shard.h"
-#include "worker/model_files/checkpoint.h"
 #include "worker/model_files/digest.h"
+#include "worker/rank.h"
 #include "worker/scheduler.h"
 #include "worker/shard_of_mesh.h"
 #include "worker/step_loop.h"
@@ -30,18 +27,10 @@
 namespace ring {
 namespace {
 
-constexpr uint64_t kDummySeed = 1;
-// Few rows are cheaper to send to everybody than to route.
+// Few rows are cheaper to send to everybody than to route. On GPUs sending to
+// everybody also needs no word from the host.
 constexpr int64_t kReplicatedRows = 16;
-
-WeightFormat FormatOf(const WorkerFlags& flags) {
-  return flags.weights == "fp8" ? WeightFormat::kBlockFp8
-                                : WeightFormat::kAsStored;
-}
-
-DecayMode DecayOf(const WorkerFlags& flags) {
-  return flags.decay == "index_m1" ? DecayMode::kIndexM1 : DecayMode::kIndex;
-}
+constexpr int64_t kReplicatedRowsOnGpu = 256;
 
 Scheduler::ExchangePolicy ExchangeOf(const WorkerFlags& flags) {
   if (flags.moe_exchange == "alltoall") {
@@ -67,25 +56,13 @@ int RunCheck(const WorkerFlags& flags) {
       RING_ASSIGN_OR_RETURN(const Mesh mesh, MakeMesh(config, world_size, rank,
                                                       flags.tp, flags.dp));
       specs.push_back(MakeShardSpec(config, mesh, placement));
-      specs.back().format = FormatOf(flags);
+      specs.back().format = WeightFormatOf(flags);
     }
     return specs;
   };
   const ModelCheck check = CheckModel(flags.model, ranks);
   std::fputs(check.report.c_str(), stdout);
   return check.status.ok() ? 0 : 1;
-}
-
-absl::StatusOr<WeightShard> LoadWeights(const WorkerFlags& flags,
-                                        const ModelConfig& config,
-                                        const ShardSpec& spec, int threads,
-                                        Progress* progress) {
-  if (flags.load == "dummy") {
-    return WeightShard::MakeUp(config, spec, kDummySeed, threads, progress);
-  }
-  RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                        Checkpoint::Open(flags.model));
-  return WeightShard::Load(config, checkpoint, spec, threads, progress);
 }
 
 // The launcher sends SIGTERM or SIGINT to every rank, but a rank that left on
@@ -120,18 +97,19 @@ class StopOnSignal {
 
 // What only the leader does: schedule, and talk to the coordinator. Returns
 // when the group is to end in good order.
-absl::Status Lead(const WorkerFlags& flags, const Mesh& mesh,
-                  int64_t max_context, StepLoop* loop, StopOnSignal* stop,
-                  Watchdog* watchdog) {
-  const int num_pages = static_cast<int>(flags.kv_tokens / kPageTokens);
+absl::Status Lead(const WorkerFlags& flags, const Rank& rank, StepLoop* loop,
+                  StopOnSignal* stop, Watchdog* watchdog) {
+  const Mesh& mesh = rank.mesh();
   Scheduler scheduler({.data_parallel = mesh.dp(),
                        .tensor_parallel = mesh.tp(),
-                       .cache = {flags.max_sequences, num_pages},
+                       .cache = {flags.max_sequences, rank.num_pages()},
                        .max_batch_tokens = flags.max_batch_tokens,
-                       .max_context = max_context,
+                       .max_context = rank.max_context(),
                        .max_queued = flags.max_queued,
                        .exchange = ExchangeOf(flags),
-                       .replicated_rows = kReplicatedRows});
+                       .replicated_rows = rank.on_gpu() ? kReplicatedRowsOnGpu
+                                                        : kReplicatedRows,
+                       .pad_decode_rows = rank.on_gpu()});
   stop->Serve(&scheduler);
   CoordinatorLink::Options link;
   link.coordinator = flags.coordinator;
@@ -140,9 +118,9 @@ absl::Status Lead(const WorkerFlags& flags, const Mesh& mesh,
   link.group.dp = mesh.dp();
   link.group.tp = mesh.tp();
   link.group.max_sequences = flags.max_sequences;
-  link.group.kv_tokens = int64_t{num_pages} * kPageTokens;
+  link.group.kv_tokens = int64_t{rank.num_pages()} * kPageTokens;
   link.group.max_batch_tokens = flags.max_batch_tokens;
-  link.group.context_length = max_context;
+  link.group.context_length = rank.max_context();
   link.on_refused = [watchdog](absl::Status status) {
     watchdog->Fail(
         absl::StrCat("the coordinator refused this group: ", status.message()));
@@ -158,78 +136,18 @@ absl::Status Lead(const WorkerFlags& flags, const Mesh& mesh,
 absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
                    SideLink* side_link, Progress* progress, StopOnSignal* stop,
                    Watchdog* watchdog) {
-  RING_ASSIGN_OR_RETURN(const ModelConfigFile file,
-                        ReadModelConfig(flags.model));
-  const ModelConfig& config = file.config;
-  RING_ASSIGN_OR_RETURN(
-      const Mesh mesh,
-      MakeMesh(config, mpi->size(), mpi->rank(), flags.tp, flags.dp));
-  RING_ASSIGN_OR_RETURN(
-      const ExpertPlacement placement,
-      ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
-                                  mesh.world_size()));
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads = flags.threads > 0
-                          ? flags.threads
-                          : std::max(1, cores / mpi->local_size());
-  const std::unique_ptr<Backend> backend = MakeCpuBackend(threads);
-  LogInfo("rank starts", "host", mpi->host_name(), "backend",
-          backend->description(), "tp_rank", mesh.tp_rank(), "tp", mesh.tp(),
-          "dp_rank", mesh.dp_rank(), "dp", mesh.dp());
-
-  progress->phase = Progress::Phase::kLoading;
-  ShardSpec spec = MakeShardSpec(config, mesh, placement);
-  spec.decay_mode = DecayOf(flags);
-  spec.format = FormatOf(flags);
-  RING_ASSIGN_OR_RETURN(const WeightShard weights,
-                        LoadWeights(flags, config, spec, threads, progress));
-
-  const DType activations =
-      flags.activations == "fp32" ? DType::kFloat32 : DType::kBFloat16;
-  const int64_t max_context =
-      flags.max_context > 0
-          ? std::min(flags.max_context, config.max_position_embeddings)
-          : config.max_position_embeddings;
-  const int num_pages = static_cast<int>(flags.kv_tokens / kPageTokens);
-
-  HostCommunicator::Options communicator;
-  communicator.backend = backend.get();
-  communicator.progress = progress;
-  communicator.max_reduce_rows = flags.max_batch_tokens;
-  communicator.max_reduce_cols = config.hidden_size;
-  RING_ASSIGN_OR_RETURN(const MeshCommunicators communicators,
-                        mpi->CreateCommunicators(mesh, communicator));
-  Engine::Parts parts;
-  parts.config = &config;
-  parts.weights = &weights.weights();
-  parts.mesh = &mesh;
-  parts.placement = &placement;
-  parts.tp = communicators.tp.get();
-  parts.dp = communicators.dp.get();
-  parts.world = communicators.world.get();
-  parts.backend = backend.get();
-  parts.progress = progress;
-  RING_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Engine> engine,
-      Engine::Create(parts, {.max_sequences = flags.max_sequences,
-                             .num_pages = num_pages,
-                             .max_batch_tokens = flags.max_batch_tokens,
-                             .max_context = max_context,
-                             .activation_dtype = activations,
-                             .kv_dtype = activations}));
-  LogInfo("rank ready", "weight_bytes", weights.bytes());
-  // The leader joins the coordinator when the whole group can serve.
-  std::vector<std::string> unused;
-  RING_RETURN_IF_ERROR(mpi->control()->Gather("ready", &unused));
-
+  RING_ASSIGN_OR_RETURN(const std::unique_ptr<Rank> rank,
+                        Rank::Create(flags, mpi, progress));
+  if (flags.bench) return RunBench(flags, rank.get());
   StepLoop loop({.control = mpi->control(),
                  .side_link = side_link,
-                 .engine = engine.get(),
+                 .engine = &rank->engine(),
                  .progress = progress,
-                 .data_parallel = mesh.dp(),
-                 .tensor_parallel = mesh.tp()});
-  if (!mesh.is_leader()) return loop.RunFollower();
-  return Lead(flags, mesh, max_context, &loop, stop, watchdog);
+                 .data_parallel = rank->mesh().dp(),
+                 .tensor_parallel = rank->mesh().tp(),
+                 .overlap = rank->on_gpu()});
+  if (!rank->mesh().is_leader()) return loop.RunFollower();
+  return Lead(flags, *rank, &loop, stop, watchdog);
 }
 
 // A rank whose engine cannot go on ends the group; only a run without failure

@@ -1,6 +1,7 @@
 #include "worker/plan_buffer.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
@@ -17,6 +18,11 @@ int64_t RowsOf(const v1::GroupPlan& plan) {
   return rows;
 }
 
+// Elements of the buffer that one SamplingRow takes.
+constexpr int64_t kSamplingInts = sizeof(SamplingRow) / sizeof(int32_t);
+static_assert(sizeof(SamplingRow) % sizeof(int32_t) == 0);
+static_assert(alignof(SamplingRow) <= 64);
+
 absl::Status CheckLimit(int64_t value, int64_t limit, const char* what) {
   if (value <= limit) return absl::OkStatus();
   return absl::InternalError(
@@ -24,6 +30,17 @@ absl::Status CheckLimit(int64_t value, int64_t limit, const char* what) {
 }
 
 }  // namespace
+
+SamplingRow SamplingRowOf(const v1::Sample& sample) {
+  SamplingRow row;
+  row.temperature = sample.temperature();
+  row.top_k = sample.top_k();
+  row.top_p = sample.top_p();
+  row.min_p = sample.min_p();
+  row.seed = sample.seed();
+  row.position = sample.position();
+  return row;
+}
 
 PlanBuffer::Field PlanBuffer::Reserve(int64_t capacity) {
   // 16 elements = 64 bytes keeps every array on a cache line of its own.
@@ -44,6 +61,7 @@ PlanBuffer::PlanBuffer(const Limits& limits, Backend* backend)
   }
   sample_rows_ = Reserve(rows);
   sample_sequences_ = Reserve(rows);
+  sampling_ = Reserve(rows * kSamplingInts);
   // A row can open one page, and a sequence that comes back can bring all.
   const int64_t entries = rows + limits.max_pages;
   page_index_ = Reserve(entries);
@@ -58,18 +76,11 @@ absl::StatusOr<std::unique_ptr<PlanBuffer>> PlanBuffer::Create(
   constexpr int64_t kElement = sizeof(int32_t);
   RING_ASSIGN_OR_RETURN(buffer->device_,
                         backend->Allocate(buffer->size_ * kElement));
-  RING_ASSIGN_OR_RETURN(
-      buffer->page_table_,
-      backend->Allocate(limits.max_sequences * limits.max_pages * kElement));
   return buffer;
 }
 
 const int32_t* PlanBuffer::Device(const Field& field) const {
   return static_cast<const int32_t*>(device_->data()) + field.offset;
-}
-
-int32_t* PlanBuffer::page_table() const {
-  return static_cast<int32_t*>(page_table_->data());
 }
 
 absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
@@ -113,6 +124,9 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
   for (int i = 0; i < group.samples_size(); ++i) {
     Host(sample_rows_)[i] = group.samples(i).row();
     Host(sample_sequences_)[i] = group.samples(i).sequence();
+    const SamplingRow sampling = SamplingRowOf(group.samples(i));
+    std::memcpy(Host(sampling_) + i * kSamplingInts, &sampling,
+                sizeof(sampling));
   }
   for (int i = 0; i < group.page_entries_size(); ++i) {
     const v1::PageEntry& entry = group.page_entries(i);
@@ -128,6 +142,7 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
       }
     }
   }
+  if (plan.decode_only()) PadDecodeOnly(group, padded_rows);
   backend_->CopyToDevice(device_->data(), host_.data(),
                          size_ * static_cast<int64_t>(sizeof(int32_t)));
 
@@ -143,15 +158,47 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
   inputs.segments.state_in = Device(state_in_);
   inputs.segments.state_out = Device(state_out_);
   inputs.segments.page_row = Device(page_row_);
-  inputs.segments.page_table = page_table();
+  inputs.segments.page_table = limits_.page_table;
   inputs.segments.page_stride = limits_.max_pages;
   inputs.sample_rows = Device(sample_rows_);
   inputs.sample_sequences = Device(sample_sequences_);
+  inputs.sampling = reinterpret_cast<const SamplingRow*>(Device(sampling_));
   inputs.page_index = Device(page_index_);
   inputs.page_values = Device(page_values_);
   inputs.num_page_entries = group.page_entries_size();
   inputs.row_valid = Device(row_valid_);
+  if (plan.decode_only()) {
+    inputs.decode_rows = padded_rows;
+    inputs.segments.num_segments = static_cast<int>(padded_rows);
+    inputs.segments.num_decode_segments = static_cast<int>(padded_rows);
+    if (inputs.num_samples > 0) {
+      inputs.num_samples = static_cast<int>(padded_rows);
+    }
+    inputs.num_page_entries = padded_rows;
+  }
   return inputs;
+}
+
+void PlanBuffer::PadDecodeOnly(const v1::GroupPlan& group,
+                               int64_t padded_rows) {
+  const auto fill = [&](const Field& field, int64_t begin, int32_t value) {
+    std::fill(Host(field) + begin, Host(field) + padded_rows, value);
+  };
+  const int64_t segments = group.segments_size();
+  fill(row_begin_, segments, 0);
+  fill(row_count_, segments, 0);
+  fill(position_, segments, 0);
+  fill(state_in_, segments, -1);
+  fill(state_out_, segments, -1);
+  fill(page_row_, segments, 0);
+  const int64_t samples = group.samples_size();
+  fill(sample_rows_, samples, -1);
+  fill(sample_sequences_, samples, -1);
+  const SamplingRow greedy;
+  for (int64_t i = samples; i < padded_rows; ++i) {
+    std::memcpy(Host(sampling_) + i * kSamplingInts, &greedy, sizeof(greedy));
+  }
+  fill(page_index_, group.page_entries_size(), -1);
 }
 
 }  // namespace ring

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/sampling/sampling.h"
 #include "worker/model/step_inputs.h"
 
 namespace ring {
@@ -14,30 +15,33 @@ namespace ring {
 namespace v1 {
 class BatchPlan;
 class GroupPlan;
+class Sample;
 }  // namespace v1
+
+SamplingRow SamplingRowOf(const v1::Sample& sample);
 
 // Confined to the engine thread.
 class PlanBuffer {
  public:
   struct Limits {
     int64_t max_rows = 0;   // of one group's step, padding included
-    int max_sequences = 0;  // of one group
     int64_t max_pages = 0;  // of one sequence
     int data_parallel = 1;  // groups
+    // Device table that page entries are scattered into, borrowed.
+    int32_t* page_table = nullptr;  // [sequences, max_pages]
   };
 
   static absl::StatusOr<std::unique_ptr<PlanBuffer>> Create(
       const Limits& limits, Backend* backend);
 
   // Lays the plan of group `group` out and copies it to the device in one
-  // copy. `padded_rows` >= the group's real rows. INTERNAL if the plan breaks a
-  // limit: it names which. The returned inputs are valid until the next Load.
+  // copy. `padded_rows` >= the group's real rows. A decode_only plan is padded
+  // throughout: segments, page entries and, if there are any, samples are
+  // padded_rows too, so that the host values of the inputs follow from that
+  // number. INTERNAL if the plan breaks a limit: it names which. The returned
+  // inputs are valid until the next Load.
   absl::StatusOr<StepInputs> Load(const v1::BatchPlan& plan, int group,
                                   int64_t padded_rows);
-
-  // Device table that page entries are scattered into.
-  int32_t* page_table() const;  // [max_sequences, max_pages]
-  const Limits& limits() const { return limits_; }
 
  private:
   // One int32 array within the buffer.
@@ -47,6 +51,9 @@ class PlanBuffer {
   };
 
   PlanBuffer(const Limits& limits, Backend* backend);
+  // Fills up to `padded_rows` entries of everything that a segment, a sample
+  // or a page can have.
+  void PadDecodeOnly(const v1::GroupPlan& group, int64_t padded_rows);
   int32_t* Host(const Field& field) { return host_.data() + field.offset; }
   const int32_t* Device(const Field& field) const;
   Field Reserve(int64_t capacity);
@@ -57,11 +64,11 @@ class PlanBuffer {
   Field tokens_, token_slots_, positions_;
   Field row_begin_, row_count_, position_, state_in_, state_out_, page_row_;
   Field sample_rows_, sample_sequences_;
+  Field sampling_;  // SamplingRow each
   Field page_index_, page_values_;
   Field row_valid_;
   std::vector<int32_t> host_;
   std::unique_ptr<DeviceBuffer> device_;
-  std::unique_ptr<DeviceBuffer> page_table_;
 };
 
 }  // namespace ring

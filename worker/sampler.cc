@@ -15,8 +15,6 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Create(const Options& options,
       rows * std::max<int64_t>({sizeof(RowStats), sizeof(TokenDraw),
                                 kThresholdBins * sizeof(uint64_t)});
   std::unique_ptr<Sampler> sampler(new Sampler(options, backend, tp));
-  RING_ASSIGN_OR_RETURN(sampler->params_,
-                        backend->Allocate(rows * sizeof(SamplingRow)));
   RING_ASSIGN_OR_RETURN(sampler->part_, backend->Allocate(part_bytes));
   RING_ASSIGN_OR_RETURN(sampler->gathered_,
                         backend->Allocate(part_bytes * tp->size()));
@@ -29,18 +27,24 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Create(const Options& options,
   return sampler;
 }
 
-void Sampler::Sample(const float* logits, absl::Span<const SamplingRow> rows,
-                     int32_t num_token_ids, SampledToken* tokens,
-                     int32_t* ids) {
-  const int64_t n = static_cast<int64_t>(rows.size());
+Sampler::Mode Sampler::ModeOf(absl::Span<const SamplingRow> rows) {
+  Mode mode;
+  for (const SamplingRow& row : rows) {
+    mode.random = mode.random || !IsGreedy(row);
+    mode.top_k = mode.top_k || UsesTopK(row);
+    mode.top_p = mode.top_p || UsesTopP(row);
+  }
+  return mode;
+}
+
+void Sampler::Draw(const DrawArgs& args) {
+  const int64_t n = args.num_rows;
   RING_CHECK_LE(n, options_.max_rows);
   if (n == 0) return;
-  const LogitsSlice slice = {logits, n, options_.local_vocab,
-                             options_.vocab_begin, num_token_ids};
-  auto* const params = static_cast<SamplingRow*>(params_->data());
+  const LogitsSlice slice = {args.logits, n, options_.local_vocab,
+                             options_.vocab_begin, args.num_token_ids};
   auto* const stats = static_cast<RowStats*>(stats_->data());
   auto* const thresholds = static_cast<Threshold*>(thresholds_->data());
-  backend_->CopyToDevice(params, rows.data(), n * sizeof(SamplingRow));
 
   auto* const own_stats = static_cast<RowStats*>(part_->data());
   backend_->LogitStats({slice, own_stats});
@@ -48,39 +52,38 @@ void Sampler::Sample(const float* logits, absl::Span<const SamplingRow> rows,
   backend_->MergeStats({static_cast<const RowStats*>(gathered_->data()),
                         tp_->size(), n, stats, thresholds});
 
-  if (std::any_of(rows.begin(), rows.end(), UsesTopK)) {
-    Narrow(slice, ThresholdKind::kTopK);
-  }
-  if (std::any_of(rows.begin(), rows.end(), UsesTopP)) {
-    Narrow(slice, ThresholdKind::kTopP);
-  }
-  if (!std::all_of(rows.begin(), rows.end(), IsGreedy)) {
+  if (args.mode.top_k) Narrow(slice, args.rows, ThresholdKind::kTopK);
+  if (args.mode.top_p) Narrow(slice, args.rows, ThresholdKind::kTopP);
+  if (args.mode.random) {
     auto* const draws = static_cast<TokenDraw*>(part_->data());
-    backend_->DrawTokens({slice, params, stats, thresholds, draws});
+    backend_->DrawTokens({slice, args.rows, stats, thresholds, draws});
     tp_->AllGather(draws, gathered_->data(), n * sizeof(TokenDraw));
   }
 
-  auto* const drawn = static_cast<SampledToken*>(tokens_->data());
-  backend_->FinishTokens({params, stats,
-                          static_cast<const TokenDraw*>(gathered_->data()),
-                          tp_->size(), n, drawn, ids});
-  backend_->CopyToHost(tokens, drawn, n * sizeof(SampledToken));
-  backend_->Synchronize();
+  backend_->FinishTokens(
+      {args.rows, stats, static_cast<const TokenDraw*>(gathered_->data()),
+       tp_->size(), n, static_cast<SampledToken*>(tokens_->data()), args.ids});
 }
 
-void Sampler::Narrow(const LogitsSlice& slice, ThresholdKind kind) {
+void Sampler::Read(absl::Span<SampledToken> tokens) {
+  backend_->CopyToHost(
+      tokens.data(), tokens_->data(),
+      static_cast<int64_t>(tokens.size() * sizeof(SampledToken)));
+}
+
+void Sampler::Narrow(const LogitsSlice& slice, const SamplingRow* rows,
+                     ThresholdKind kind) {
   auto* const bins = static_cast<uint64_t*>(part_->data());
-  const auto* const params = static_cast<const SamplingRow*>(params_->data());
   auto* const thresholds = static_cast<Threshold*>(thresholds_->data());
   for (int round = 0; round < kThresholdRounds; ++round) {
     const int shift = 24 - 8 * round;
-    backend_->ThresholdHistogram({slice, params,
+    backend_->ThresholdHistogram({slice, rows,
                                   static_cast<const RowStats*>(stats_->data()),
                                   thresholds, kind, shift, bins});
     tp_->AllGather(bins, gathered_->data(),
                    slice.rows * kThresholdBins * sizeof(uint64_t));
     backend_->NarrowThreshold(
-        {params, static_cast<const uint64_t*>(gathered_->data()), tp_->size(),
+        {rows, static_cast<const uint64_t*>(gathered_->data()), tp_->size(),
          slice.rows, kind, shift, thresholds});
   }
 }

@@ -16,10 +16,10 @@ namespace ring {
 // contract of the arithmetic is in kernels/sampling/sampling.h. Tokens do not
 // depend on how the vocabulary is sliced, nor on the other rows.
 //
-// All ranks of `tp` call Sample with the same rows. The collectives it makes
-// depend on the rows' parameters alone: 1 gather if all rows are greedy, else
-// 2, and 4 more for top-k and for top-p each if any row uses it; none without
-// rows. Confined to the engine thread.
+// All ranks of `tp` call Draw with the same rows. The collectives it makes
+// depend on the mode alone: 1 gather if all rows are greedy, else 2, and 4
+// more for top-k and for top-p each if any row uses it; none without rows.
+// Confined to the engine thread.
 class Sampler {
  public:
   struct Options {
@@ -34,30 +34,44 @@ class Sampler {
                                                          Backend* backend,
                                                          Communicator* tp);
 
-  // Draws one token a row.
-  //   logits: [rows.size(), local_vocab] fp32, device
-  //   rows:   host, REQUIRES at most max_rows
-  //   num_token_ids: ids from here on are never drawn
-  //   tokens: [rows.size()] host; id -1 marks a row whose logits are no
-  //           numbers, which the engine answers for
-  //   ids:    [rows.size()] device, the tokens' ids alone
-  // Everything is done on return.
-  void Sample(const float* logits, absl::Span<const SamplingRow> rows,
-              int32_t num_token_ids, SampledToken* tokens, int32_t* ids);
+  // What the rows of a step ask for, which decides on the collectives.
+  struct Mode {
+    bool random = false;  // some row is not greedy
+    bool top_k = false;   // some row uses it
+    bool top_p = false;
+    bool operator==(const Mode&) const = default;
+  };
+  static Mode ModeOf(absl::Span<const SamplingRow> rows);
+
+  // Queues the draw of one token a row. All pointers are the device's.
+  struct DrawArgs {
+    const float* logits = nullptr;      // [rows, local_vocab]
+    const SamplingRow* rows = nullptr;  // [num_rows]
+    int64_t num_rows = 0;               // at most max_rows
+    Mode mode;                          // covers the rows
+    int32_t num_token_ids = 0;          // ids from here on are never drawn
+    int32_t* ids = nullptr;             // [num_rows] out, the tokens' ids
+  };
+  void Draw(const DrawArgs& args);
+
+  // Queues the copy of the first tokens.size() tokens of the last Draw to the
+  // host; there after Backend::Synchronize. Id -1 marks a row whose logits are
+  // no numbers, which the engine answers for.
+  void Read(absl::Span<SampledToken> tokens);
 
  private:
   Sampler(const Options& options, Backend* backend, Communicator* tp)
       : options_(options), backend_(backend), tp_(tp) {}
 
   // Finds the threshold of one filter in rounds of 8 key bits.
-  void Narrow(const LogitsSlice& slice, ThresholdKind kind);
+  void Narrow(const LogitsSlice& slice, const SamplingRow* rows,
+              ThresholdKind kind);
 
   const Options options_;
   Backend* const backend_;
   Communicator* const tp_;
 
   // Device, each of max_rows entries a rank where ranks are gathered.
-  std::unique_ptr<DeviceBuffer> params_;      // SamplingRow [rows]
   std::unique_ptr<DeviceBuffer> part_;        // what this rank sends
   std::unique_ptr<DeviceBuffer> gathered_;    // [ranks] of that
   std::unique_ptr<DeviceBuffer> stats_;       // RowStats [rows]

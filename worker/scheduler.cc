@@ -4,11 +4,13 @@
 #include <limits>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "ring/v1/plan.pb.h"
+#include "worker/decode_bucket.h"
 
 namespace ring {
 namespace {
@@ -24,6 +26,16 @@ int64_t Microseconds(std::chrono::steady_clock::duration duration) {
 
 bool Contains(absl::Span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+// As BatchPlan.decode_only wants it.
+bool OnlyDecodes(const v1::GroupPlan& group) {
+  const auto is_decode_row = [](const v1::Segment& segment) {
+    return !segment.prompt() && segment.tokens_size() == 1;
+  };
+  return absl::c_all_of(group.segments(), is_decode_row) &&
+         group.samples_size() == group.segments_size() &&
+         group.page_entries_size() <= group.segments_size();
 }
 
 }  // namespace
@@ -344,7 +356,6 @@ void Scheduler::FillExchange(v1::BatchPlan* plan) const {
     most = std::max(most, rows);
     total += rows;
   }
-  plan->set_padded_rows(static_cast<int32_t>(most));
   bool replicated = options_.exchange == ExchangePolicy::kReplicated;
   if (options_.exchange == ExchangePolicy::kAuto) {
     // A world of one rank has nothing to exchange.
@@ -353,6 +364,12 @@ void Scheduler::FillExchange(v1::BatchPlan* plan) const {
   }
   plan->set_exchange(replicated ? v1::BatchPlan::REPLICATED
                                 : v1::BatchPlan::ALL_TO_ALL);
+  plan->set_decode_only(replicated &&
+                        absl::c_all_of(plan->groups(), OnlyDecodes));
+  if (plan->decode_only() && options_.pad_decode_rows) {
+    most = DecodeBucket(most);
+  }
+  plan->set_padded_rows(static_cast<int32_t>(most));
 }
 
 void Scheduler::Commit(absl::Span<const v1::StepResult> results) {

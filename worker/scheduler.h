@@ -56,6 +56,8 @@ class Scheduler final : public RequestSink {
     ExchangePolicy exchange = ExchangePolicy::kAuto;
     // kAuto: more rows than this over all groups travel to their experts.
     int64_t replicated_rows = 0;
+    // Pad decode steps to the sizes of decode_bucket.h.
+    bool pad_decode_rows = false;
   };
 
   explicit Scheduler(const Options& options);

@@ -67,21 +67,11 @@ absl::Status StepLoop::ExecuteStep(Scheduler* scheduler, EventSink* sink) {
       RING_RETURN_IF_ERROR(CheckSamePlan(parts_.control, bytes));
 #endif
     }
-    std::vector<v1::StepResult> results(parts_.data_parallel);
-    RING_ASSIGN_OR_RETURN(results[0], parts_.engine->Step(plan));
-    if (parts_.data_parallel > 1) {
-      // The first tensor-parallel rank of each group speaks for it.
-      std::vector<std::string> all;
-      RING_RETURN_IF_ERROR(parts_.control->Gather("", &all));
-      for (int group = 1; group < parts_.data_parallel; ++group) {
-        const std::string& bytes = all[group * parts_.tensor_parallel];
-        if (!results[group].ParseFromString(bytes)) {
-          return absl::InternalError(
-              absl::StrCat("cannot parse the results of group ", group));
-        }
-      }
-    }
-    scheduler->Commit(results);
+    RING_RETURN_IF_ERROR(parts_.engine->Enqueue(plan));
+  }
+  if (MustCollect(planned)) {
+    if (!planned) RING_RETURN_IF_ERROR(SendOrder(v1::BatchPlan::COLLECT));
+    RING_RETURN_IF_ERROR(CollectAndCommit(scheduler));
   }
   std::vector<TokenEvent> events = scheduler->TakeEvents();
   // Before the events: who sees a request end finds its memory free.
@@ -90,11 +80,32 @@ absl::Status StepLoop::ExecuteStep(Scheduler* scheduler, EventSink* sink) {
   return absl::OkStatus();
 }
 
+bool StepLoop::MustCollect(bool queued) const {
+  const int kept = parts_.overlap && queued ? 1 : 0;
+  return parts_.engine->steps_in_flight() > kept;
+}
+
+absl::Status StepLoop::CollectAndCommit(Scheduler* scheduler) {
+  std::vector<v1::StepResult> results(parts_.data_parallel);
+  results[0] = parts_.engine->Collect();
+  if (parts_.data_parallel > 1) {
+    // The first tensor-parallel rank of each group speaks for it.
+    std::vector<std::string> all;
+    RING_RETURN_IF_ERROR(parts_.control->Gather("", &all));
+    for (int group = 1; group < parts_.data_parallel; ++group) {
+      const std::string& bytes = all[group * parts_.tensor_parallel];
+      if (!results[group].ParseFromString(bytes)) {
+        return absl::InternalError(
+            absl::StrCat("cannot parse the results of group ", group));
+      }
+    }
+  }
+  scheduler->Commit(results);
+  return absl::OkStatus();
+}
+
 absl::Status StepLoop::RunFollower() {
-  const int rank = parts_.control->rank();
-  const bool speaks = rank % parts_.tensor_parallel == 0;
   std::string bytes;
-  std::vector<std::string> unused;  // Gather fills it on the leader only
   v1::BatchPlan plan;
   for (;;) {
     RING_RETURN_IF_ERROR(parts_.control->Broadcast(&bytes));
@@ -112,23 +123,32 @@ absl::Status StepLoop::RunFollower() {
         parts_.progress->phase = Progress::Phase::kComputing;
         parts_.progress->Tick();
         break;
-      case v1::BatchPlan::STEP: {
+      case v1::BatchPlan::STEP:
 #ifdef RING_DCHECKS
         RING_RETURN_IF_ERROR(CheckSamePlan(parts_.control, bytes));
 #endif
-        RING_ASSIGN_OR_RETURN(const v1::StepResult result,
-                              parts_.engine->Step(plan));
-        if (parts_.data_parallel > 1) {
-          RING_RETURN_IF_ERROR(parts_.control->Gather(
-              speaks ? result.SerializeAsString() : std::string(), &unused));
+        RING_RETURN_IF_ERROR(parts_.engine->Enqueue(plan));
+        if (MustCollect(/*queued=*/true)) {
+          RING_RETURN_IF_ERROR(CollectAndSend());
         }
         break;
-      }
+      case v1::BatchPlan::COLLECT:
+        RING_RETURN_IF_ERROR(CollectAndSend());
+        break;
       default:
         return absl::InternalError(
             absl::StrCat("the leader's plan has kind ", plan.kind()));
     }
   }
+}
+
+absl::Status StepLoop::CollectAndSend() {
+  const v1::StepResult result = parts_.engine->Collect();
+  if (parts_.data_parallel == 1) return absl::OkStatus();
+  const bool speaks = parts_.control->rank() % parts_.tensor_parallel == 0;
+  std::vector<std::string> unused;  // Gather fills it on the leader only
+  return parts_.control->Gather(
+      speaks ? result.SerializeAsString() : std::string(), &unused);
 }
 
 }  // namespace ring

@@ -17,6 +17,10 @@ class SideLink;
 // commits. With nothing to run the leader sends a plan that parks the
 // followers on the side link and waits without using CPU.
 //
+// On a device that works by itself a step is queued before the results of the
+// one before are in (`overlap`): every order but PARK and SHUTDOWN then makes
+// all ranks collect the step in flight after they queued the new one, if any.
+//
 // All members are borrowed and outlive the loop. Run* are called by the engine
 // thread, one per process, and return when the group stops in good order. An
 // error means that this rank must end at once, without another collective.
@@ -29,6 +33,7 @@ class StepLoop {
     Progress* progress = nullptr;
     int data_parallel = 1;
     int tensor_parallel = 1;
+    bool overlap = false;  // the same on all ranks
   };
 
   explicit StepLoop(const Parts& parts) : parts_(parts) {}
@@ -43,7 +48,12 @@ class StepLoop {
  private:
   // Broadcasts a plan without rows.
   absl::Status SendOrder(int kind);
+  // Plans, queues and commits; the leader's turn of the loop.
   absl::Status ExecuteStep(Scheduler* scheduler, EventSink* sink);
+  // Whether a step is to be collected after `queued` new ones.
+  bool MustCollect(bool queued) const;
+  absl::Status CollectAndCommit(Scheduler* scheduler);  // leader
+  absl::Status CollectAndSend();                        // followers
 
   const Parts parts_;
 };

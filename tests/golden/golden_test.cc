@@ -62,6 +62,8 @@ class GoldenTest : public testing::TestWithParam<Parameters> {
     options.activation_dtype = dtype;
     options.num_token_ids = kTokenizerIds;
     options.device = TestDevice();
+    options.pad_decode_rows = options.device != "cpu";
+    options.overlap = options.pad_decode_rows;
     return options;
   }
   double Tolerance() const {

@@ -116,12 +116,12 @@ absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
   spec.format = options.format;
   RING_ASSIGN_OR_RETURN(Checkpoint checkpoint,
                         Checkpoint::Open(options.model_dir));
+  const bool on_host = options.device == "cpu" && !options.load_on_backend;
   RING_ASSIGN_OR_RETURN(WeightShard shard,
-                        WeightShard::Load(config, checkpoint, spec, 1));
+                        on_host ? WeightShard::Load(config, checkpoint, spec, 1)
+                                : WeightShard::LoadOn(config, checkpoint, spec,
+                                                      2, rank->backend.get()));
   rank->weights = std::make_unique<WeightShard>(std::move(shard));
-  if (options.device != "cpu") {
-    RING_RETURN_IF_ERROR(rank->weights->MoveTo(rank->backend.get()));
-  }
 
   HostCommunicator::Options communicator;
   communicator.backend = rank->backend.get();
@@ -176,6 +176,7 @@ absl::StatusOr<std::unique_ptr<MiniGroup>> MiniGroup::Start(
   scheduling.max_queued = options.max_queued;
   scheduling.exchange = options.exchange;
   scheduling.replicated_rows = options.replicated_rows;
+  scheduling.pad_decode_rows = options.pad_decode_rows;
   group->scheduler_ = std::make_unique<Scheduler>(scheduling);
   group->events_ = std::make_unique<Events>();
   group->ranks_ = std::make_unique<Ranks>(options.tp, options.dp);
@@ -205,6 +206,7 @@ absl::StatusOr<std::unique_ptr<MiniGroup>> MiniGroup::Start(
       parts.progress = &rank.progress;
       parts.data_parallel = self->options_.dp;
       parts.tensor_parallel = self->options_.tp;
+      parts.overlap = self->options_.overlap;
       StepLoop loop(parts);
       const absl::Status status =
           number == 0

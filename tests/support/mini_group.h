@@ -45,6 +45,10 @@ class MiniGroup {
     int64_t max_context = 4096;
     int max_queued = 1024;
     int64_t replicated_rows = 4;
+    bool pad_decode_rows = false;
+    bool overlap = false;  // as StepLoop's
+    // Weights go through the backend's memory on the CPU too.
+    bool load_on_backend = false;
     int num_token_ids = 1 << 30;
     int threads = 1;
     // As MakeBackend takes it. A GPU holds one rank and the replicated

@@ -37,6 +37,30 @@ TEST(GroupTest, AloneEqualsInABatch) {
   }
 }
 
+// Decode steps padded and overlapped as for a device that works by itself.
+TEST(GroupTest, PaddedOverlappedStepsChangeNothing) {
+  for (const int dp : {1, 2}) {
+    MiniGroup::Options options = TinyOptions();
+    options.pad_decode_rows = true;
+    options.overlap = true;
+    options.load_on_backend = true;
+    options.dp = dp;
+    options.max_sequences = 7;
+    options.replicated_rows = 64;
+    auto group = MiniGroup::Start(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    const std::vector<GoldenPrompt> prompts = ReadGoldenPrompts();
+    std::vector<uint64_t> ids;
+    for (const GoldenPrompt& golden : prompts) {
+      ids.push_back((*group)->Submit(Request(golden.prompt_ids, 160)));
+    }
+    for (size_t i = 0; i < ids.size(); ++i) {
+      EXPECT_EQ((*group)->Wait(ids[i]).tokens, prompts[i].completion_ids)
+          << prompts[i].prompt;
+    }
+  }
+}
+
 // A prompt of 2,100 tokens in pieces of several sizes, beside other sequences.
 TEST(GroupTest, PromptPiecesDoNotChangeTheAnswer) {
   const GoldenPrompt golden = ReadGoldenPrompts().back();

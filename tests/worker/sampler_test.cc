@@ -100,8 +100,16 @@ Outcome SampleSliced(const std::vector<std::vector<float>>& logits,
       Outcome& o = outcomes[rank];
       o.tokens.resize(rows.size());
       o.ids.assign(rows.size(), -9);
-      (*sampler)->Sample(slice.data(), rows, num_token_ids, o.tokens.data(),
-                         o.ids.data());
+      Sampler::DrawArgs draw;
+      draw.logits = slice.data();
+      draw.rows = rows.data();
+      draw.num_rows = static_cast<int64_t>(rows.size());
+      draw.mode = Sampler::ModeOf(rows);
+      draw.num_token_ids = num_token_ids;
+      draw.ids = o.ids.data();
+      (*sampler)->Draw(draw);
+      (*sampler)->Read(absl::MakeSpan(o.tokens));
+      backend->Synchronize();
       o.gathers = tp.gathers;
     });
   }

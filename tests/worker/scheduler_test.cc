@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "ring/v1/plan.pb.h"
+#include "worker/decode_bucket.h"
 
 namespace ring {
 namespace {
@@ -312,6 +313,40 @@ TEST(SchedulerTest, ChoosesTheExchangeByRows) {
   ASSERT_TRUE(scheduler.NextPlan(&plan));
   EXPECT_EQ(plan.exchange(), v1::BatchPlan::REPLICATED);
   EXPECT_EQ(plan.padded_rows(), 1);
+}
+
+// A device that records steps meets few sizes; a step with a prompt, or with
+// more pages than rows, is none of them.
+TEST(SchedulerTest, PadsDecodeStepsToBuckets) {
+  Scheduler::Options options = SmallOptions();
+  options.pad_decode_rows = true;
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  for (uint64_t id = 1; id <= 3; ++id) {
+    ASSERT_TRUE(scheduler.Submit(Request(id, 5, 4)).ok());
+  }
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_FALSE(plan.decode_only());
+  EXPECT_EQ(plan.padded_rows(), 15);
+  scheduler.Commit({group.Run(plan.groups(0))});
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_TRUE(plan.decode_only());
+  EXPECT_EQ(plan.padded_rows(), 4);
+  scheduler.Commit({group.Run(plan.groups(0))});
+  ASSERT_TRUE(scheduler.Submit(Request(4, 5, 4)).ok());
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_FALSE(plan.decode_only());
+}
+
+TEST(DecodeBucketTest, HoldsTheRows) {
+  for (int64_t rows = 1; rows <= 300; ++rows) {
+    EXPECT_GE(DecodeBucket(rows), rows);
+    EXPECT_EQ(DecodeBucket(DecodeBucket(rows)), DecodeBucket(rows));
+  }
+  EXPECT_EQ(DecodeBucket(3), 4);
+  EXPECT_EQ(DecodeBucket(9), 16);
+  EXPECT_EQ(DecodeBucket(17), 24);
 }
 
 // 1,000 requests of random lengths arrive, some are cancelled, over two

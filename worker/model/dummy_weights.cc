@@ -9,20 +9,18 @@
 
 #include "absl/strings/match.h"
 #include "kernels/base/check.h"
-#include "kernels/base/random.h"
+#include "kernels/base/status_macros.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 #include "worker/model/load_tasks.h"
 #include "worker/model/slice_fill.h"
 
 namespace ring {
 namespace {
 
-// Sums of two bytes: 0 to 510, symmetric around 255.
-constexpr int kLevels = 511;
-// sqrt(2 * (256^2 - 1) / 12), the standard deviation of such a sum.
-constexpr double kSumDeviation = 104.51076;
-// Elements that one Philox block gives.
-constexpr int64_t kPerBlock = 8;
 constexpr int64_t kTaskBytes = int64_t{4} << 20;
+// On a device: large enough to fill it, small enough to leave room.
+constexpr int64_t kDeviceTaskBytes = int64_t{256} << 20;
 
 struct Distribution {
   double mean = 0;
@@ -48,49 +46,22 @@ uint64_t HashOf(absl::string_view text) {
   return hash;
 }
 
-// The draws of one tensor by element number, through a table of all values a
-// draw can have.
-template <typename Element>
-class Draws {
- public:
-  Draws(uint64_t key, const std::array<Element, kLevels>& values)
-      : key_({static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}),
-        values_(values) {}
-
-  // Elements [begin, begin + count) of the whole tensor.
-  void Fill(int64_t begin, int64_t count, Element* out) const {
-    int64_t skip = begin % kPerBlock;
-    for (int64_t block = begin / kPerBlock; count > 0; ++block) {
-      const std::array<uint32_t, 4> words =
-          Philox4x32({static_cast<uint32_t>(block),
-                      static_cast<uint32_t>(block >> 32), 0, 0},
-                     key_);
-      const int64_t last = std::min(kPerBlock, skip + count);
-      for (int64_t i = skip; i < last; ++i) {
-        const uint32_t bits = words[i / 2] >> (16 * (i % 2));
-        *out++ = values_[(bits & 0xff) + (bits >> 8 & 0xff)];
-      }
-      count -= last - skip;
-      skip = 0;
-    }
-  }
-
- private:
-  const std::array<uint32_t, 2> key_;
-  const std::array<Element, kLevels>& values_;
-};
-
-template <typename Element>
-void FillSource(const TensorInfo& tensor, const SliceSource& source,
-                uint64_t key, const std::array<Element, kLevels>& values,
-                std::byte* out) {
-  const Draws<Element> draws(key, values);
-  auto* elements = reinterpret_cast<Element*>(out);
-  const int64_t width = tensor.shape.back();
-  for (int64_t row = source.rows.begin; row < source.rows.end; ++row) {
-    draws.Fill(row * width + source.cols.begin, source.cols.size(), elements);
-    elements += source.cols.size();
-  }
+// `out` lies where the op runs.
+RandomWeightsArgs DrawsOf(const TensorInfo& tensor, const SliceSource& source,
+                          uint64_t seed, void* out) {
+  const Distribution distribution = DistributionOf(tensor);
+  RandomWeightsArgs args;
+  args.key = HashOf(tensor.name) ^ seed * 0x9e3779b97f4a7c15;
+  args.mean = distribution.mean;
+  args.deviation = distribution.deviation;
+  args.tensor_cols = tensor.shape.back();
+  args.row_begin = source.rows.begin;
+  args.rows = source.rows.size();
+  args.col_begin = source.cols.begin;
+  args.cols = source.cols.size();
+  args.out = out;
+  args.dtype = *ToDType(tensor.dtype);
+  return args;
 }
 
 // A piece of a slice that one thread makes.
@@ -99,7 +70,7 @@ struct MakeUpTask {
   SliceRange rows;  // rows of the tensor, or block rows for kQuantize
 };
 
-std::vector<MakeUpTask> CutIntoTasks(const LoadPlan& plan) {
+std::vector<MakeUpTask> CutIntoTasks(const LoadPlan& plan, int64_t task_bytes) {
   std::vector<MakeUpTask> tasks;
   for (const TensorSlice& slice : plan.slices()) {
     const bool quantize = slice.fill == TensorSlice::Fill::kQuantize;
@@ -108,7 +79,7 @@ std::vector<MakeUpTask> CutIntoTasks(const LoadPlan& plan) {
     const int64_t row_bytes = SourceOf(slice).cols.size() *
                               int64_t{sizeof(float)} *
                               (quantize ? kScaleBlock : 1);
-    const int64_t step = std::max<int64_t>(kTaskBytes / row_bytes, 1);
+    const int64_t step = std::max<int64_t>(task_bytes / row_bytes, 1);
     for (int64_t row = rows.begin; row < rows.end; row += step) {
       tasks.push_back({&slice, {row, std::min(row + step, rows.end)}});
     }
@@ -116,7 +87,7 @@ std::vector<MakeUpTask> CutIntoTasks(const LoadPlan& plan) {
   return tasks;
 }
 
-int64_t RunTask(const MakeUpTask& task, uint64_t seed, std::byte* memory) {
+int64_t MakeTask(const MakeUpTask& task, uint64_t seed, std::byte* memory) {
   const TensorSlice& slice = *task.slice;
   const bool quantize = slice.fill == TensorSlice::Fill::kQuantize;
   const SliceSource source =
@@ -137,8 +108,8 @@ int64_t RunTask(const MakeUpTask& task, uint64_t seed, std::byte* memory) {
       std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
   MakeUpTensor(*slice.tensor, source, seed, staging.get());
   if (quantize) {
-    QuantizeBlockRows(slice, task.rows.begin, task.rows.end, staging.get(),
-                      memory);
+    cpu::QuantizeBlocks(BlockRowQuantization(
+        slice, task.rows.begin, task.rows.end, staging.get(), memory));
   } else {
     Widen(staging.get(), dtype, count,
           reinterpret_cast<float*>(memory + slice.dest));
@@ -146,39 +117,80 @@ int64_t RunTask(const MakeUpTask& task, uint64_t seed, std::byte* memory) {
   return bytes;
 }
 
+void CopyWidened(const TensorSlice& slice, uint64_t seed, Backend* backend,
+                 std::byte* to) {
+  const DType dtype = *ToDType(slice.tensor->dtype);
+  const int64_t count = slice.rows.size() * slice.cols.size();
+  std::vector<std::byte> stored(static_cast<size_t>(count) * SizeOf(dtype));
+  MakeUpTensor(*slice.tensor, {slice.rows, slice.cols}, seed, stored.data());
+  std::vector<float> values(static_cast<size_t>(count));
+  Widen(stored.data(), dtype, count, values.data());
+  backend->CopyToDevice(to, values.data(), count * int64_t{sizeof(float)});
+  backend->Synchronize();
+}
+
 }  // namespace
 
 void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
                   uint64_t seed, std::byte* out) {
-  const Distribution distribution = DistributionOf(tensor);
-  const uint64_t key = HashOf(tensor.name) ^ seed * 0x9e3779b97f4a7c15;
-  std::array<float, kLevels> values;
-  std::array<BFloat16, kLevels> rounded;
-  for (int i = 0; i < kLevels; ++i) {
-    values[i] = static_cast<float>(
-        distribution.mean + distribution.deviation * (i - 255) / kSumDeviation);
-    rounded[i] = ToBFloat16(values[i]);
-  }
-  const DType dtype = *ToDType(tensor.dtype);
-  if (dtype == DType::kFloat32) {
-    FillSource(tensor, source, key, values, out);
-  } else {
-    RING_CHECK(dtype == DType::kBFloat16) << tensor.name;
-    FillSource(tensor, source, key, rounded, out);
-  }
+  cpu::RandomWeights(DrawsOf(tensor, source, seed, out));
 }
 
 void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
                   std::byte* memory, Progress* progress) {
-  const std::vector<MakeUpTask> tasks = CutIntoTasks(plan);
+  const std::vector<MakeUpTask> tasks = CutIntoTasks(plan, kTaskBytes);
   const absl::Status status = RunLoadTasks(
       "making up weights", static_cast<int64_t>(tasks.size()),
       plan.read_bytes(), threads, [&](int64_t i) -> absl::StatusOr<int64_t> {
-        const int64_t bytes = RunTask(tasks[i], seed, memory);
+        const int64_t bytes = MakeTask(tasks[i], seed, memory);
         if (progress != nullptr) progress->Tick();
         return bytes;
       });
   RING_CHECK(status.ok()) << status.ToString();
+}
+
+absl::Status MakeUpSlicesOn(const LoadPlan& plan, uint64_t seed,
+                            Backend* backend, std::byte* memory,
+                            Progress* progress) {
+  RING_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceBuffer> staging,
+                        backend->Allocate(kDeviceTaskBytes));
+  for (const MakeUpTask& task : CutIntoTasks(plan, kDeviceTaskBytes)) {
+    const TensorSlice& slice = *task.slice;
+    switch (slice.fill) {
+      case TensorSlice::Fill::kCopy: {
+        const SliceSource source = {task.rows, slice.cols};
+        const RandomWeightsArgs draws = DrawsOf(
+            *slice.tensor, source, seed,
+            memory + slice.dest +
+                (task.rows.begin - slice.rows.begin) * slice.cols.size() *
+                    static_cast<int64_t>(
+                        SizeOf(*ToDType(slice.tensor->dtype))));
+        backend->RandomWeights(draws);
+        break;
+      }
+      case TensorSlice::Fill::kQuantize: {
+        const SliceSource source =
+            BlockRowSource(slice, task.rows.begin, task.rows.end);
+        const RandomWeightsArgs draws =
+            DrawsOf(*slice.tensor, source, seed, staging->data());
+        RING_CHECK_LE(
+            draws.rows * draws.cols * static_cast<int64_t>(SizeOf(draws.dtype)),
+            staging->bytes())
+            << slice.tensor->name;
+        backend->RandomWeights(draws);
+        backend->QuantizeBlocks(BlockRowQuantization(
+            slice, task.rows.begin, task.rows.end, staging->data(), memory));
+        break;
+      }
+      case TensorSlice::Fill::kWiden:
+        // Vectors: too small for a device to care.
+        CopyWidened(slice, seed, backend, memory + slice.dest);
+        break;
+    }
+    if (progress != nullptr) progress->Tick();
+  }
+  backend->Synchronize();
+  return absl::OkStatus();
 }
 
 }  // namespace ring

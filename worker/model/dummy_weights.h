@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/backend.h"
 #include "parallel/progress.h"
 #include "worker/model/load_plan.h"
 
@@ -28,5 +29,11 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
 // `threads` threads; `progress`, which may be null, ticks after each piece.
 void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
                   std::byte* memory, Progress* progress);
+
+// The same elements, made by the ops of `backend`, whose memory `memory` is.
+// Done on return. RESOURCE_EXHAUSTED if there is no room for staging.
+absl::Status MakeUpSlicesOn(const LoadPlan& plan, uint64_t seed,
+                            Backend* backend, std::byte* memory,
+                            Progress* progress);
 
 }  // namespace ring

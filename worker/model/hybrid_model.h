@@ -58,6 +58,9 @@ class HybridModel {
   const float* Forward(const StepInputs& inputs, MoeExchange exchange,
                        const int32_t* last_tokens);
 
+  // What the last Forward returned.
+  const float* logits() const { return workspace_->logits; }
+
   // Called after every layer with the own rows of the residual stream, for
   // tests that compare hidden states. [own_rows.size(), hidden] device.
   using LayerObserver =
@@ -65,6 +68,7 @@ class HybridModel {
   void set_layer_observer(LayerObserver observer) {
     observer_ = std::move(observer);
   }
+  bool is_observed() const { return observer_ != nullptr; }
 
  private:
   HybridModel(const Parts& parts, const Limits& limits)

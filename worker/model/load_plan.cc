@@ -37,6 +37,7 @@ class ShardWalk {
   ModelWeights Walk();
 
   std::vector<TensorSlice>& slices() { return slices_; }
+  std::vector<SliceRange>& tables() { return tables_; }
   int64_t bytes() const { return bytes_; }
 
  private:
@@ -72,6 +73,14 @@ class ShardWalk {
     bytes_ += CeilDiv(bytes, kWeightAlignment) * kWeightAlignment;
     return offset;
   }
+  // Memory of `count` elements that are computed.
+  template <typename T>
+  T* Table(int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    const int64_t offset = Allocate(bytes);
+    tables_.push_back({offset, offset + bytes});
+    return At<T>(offset);
+  }
   template <typename T>
   T* At(int64_t offset) const {
     return memory_ == nullptr ? nullptr
@@ -83,6 +92,7 @@ class ShardWalk {
   const ShardSpec& spec_;
   std::byte* const memory_;
   std::vector<TensorSlice> slices_;
+  std::vector<SliceRange> tables_;
   int64_t bytes_ = 0;
 };
 
@@ -246,14 +256,12 @@ void ShardWalk::PlaceScales(const TensorInfo& tensor,
   for (const SliceRange& range : rows) scale_rows += BlocksOf(range).size();
   const int64_t scale_row_bytes = block_cols.size() * int64_t{sizeof(float)};
   int64_t scale_dest = Allocate(scale_rows * scale_row_bytes);
-  const int64_t row_scale_dest =
-      Allocate(matrix->rows * int64_t{sizeof(int32_t)});
+  int32_t* row_scale = Table<int32_t>(matrix->rows);
   matrix->scales = At<float>(scale_dest);
-  matrix->row_scale = At<int32_t>(row_scale_dest);
+  matrix->row_scale = row_scale;
   matrix->scale_cols = block_cols.size();
   matrix->scale_col_offset = cols.begin % kScaleBlock;
 
-  int32_t* row_scale = At<int32_t>(row_scale_dest);
   int64_t scale_row = 0;
   std::vector<TensorSlice> scales;
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -295,7 +303,7 @@ absl::Span<const float> ShardWalk::Vector(const std::string& name,
 
 absl::Span<const float> ShardWalk::DecayRates(int layer) {
   const SliceRange heads = Part(config_.num_attention_heads);
-  float* rates = At<float>(Allocate(heads.size() * int64_t{sizeof(float)}));
+  float* rates = Table<float>(heads.size());
   if (rates != nullptr) {
     const std::vector<float> all =
         LayerDecayRates(config_, layer, spec_.decay_mode);
@@ -355,6 +363,7 @@ absl::StatusOr<LoadPlan> LoadPlan::Create(const ModelConfig& config,
   ShardWalk walk(plan.config_, tensors, plan.spec_, /*memory=*/nullptr);
   walk.Walk();
   plan.memory_bytes_ = walk.bytes();
+  plan.tables_ = std::move(walk.tables());
   for (const TensorSlice& slice : walk.slices()) {
     const SliceSource source = SourceOf(slice);
     const int64_t bytes =

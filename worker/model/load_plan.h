@@ -84,13 +84,15 @@ class LoadPlan {
 
   // What has to be filled in, ordered by `dest`.
   const std::vector<TensorSlice>& slices() const { return slices_; }
+  // Byte ranges of the shard's memory that Bind writes: tables that are
+  // computed rather than read.
+  const std::vector<SliceRange>& tables() const { return tables_; }
   // Memory of the shard, and what of it comes out of files.
   int64_t memory_bytes() const { return memory_bytes_; }
   int64_t read_bytes() const { return read_bytes_; }
 
   // Names the shard's tensors in `memory` of memory_bytes(), aligned to
-  // kWeightAlignment, and writes the tables that are computed rather than
-  // read (decay rates, rows of scales).
+  // kWeightAlignment, and writes tables() (decay rates, rows of scales).
   ModelWeights Bind(std::byte* memory) const;
 
  private:
@@ -101,6 +103,7 @@ class LoadPlan {
   const TensorTable* tensors_;
   ShardSpec spec_;
   std::vector<TensorSlice> slices_;
+  std::vector<SliceRange> tables_;
   int64_t memory_bytes_ = 0;
   int64_t read_bytes_ = 0;
 };

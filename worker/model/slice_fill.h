@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
+#include "kernels/weights/block_quantize.h"
 #include "worker/model/load_plan.h"
 
 namespace ring {
@@ -18,12 +19,11 @@ SliceSource BlockRowSource(const TensorSlice& slice, int64_t begin,
                            int64_t end);
 int64_t CountBlockRows(const TensorSlice& slice);
 
-// Quantises block rows [begin, end) of `slice` into `memory`, the shard's.
-// `source` is BlockRowSource(slice, begin, end), rows packed, as stored. Each
-// block of 128 x 128 gets
-//   scale = max(largest |w| of the block, 1e-4) / 448,  q = w / scale
-// Threads may run disjoint block rows at once.
-void QuantizeBlockRows(const TensorSlice& slice, int64_t begin, int64_t end,
-                       const std::byte* source, std::byte* memory);
+// How block rows [begin, end) of `slice` are quantised into `memory`, the
+// shard's. `source` is BlockRowSource(slice, begin, end), rows packed, as
+// stored; both lie where the op runs. Threads may run disjoint block rows.
+QuantizeBlocksArgs BlockRowQuantization(const TensorSlice& slice, int64_t begin,
+                                        int64_t end, const void* source,
+                                        std::byte* memory);
 
 }  // namespace ring

@@ -7,6 +7,8 @@
 
 namespace ring {
 
+struct SamplingRow;
+
 // Host values and device pointers of the step that was loaded last. The
 // pointers never change, so a captured graph stays valid.
 struct StepInputs {
@@ -21,11 +23,12 @@ struct StepInputs {
   const int32_t* positions = nullptr;    // [rows]
   StepSegments segments;
 
-  // Device, per sample.
+  // Device, per sample. Padding samples have row and sequence -1.
   const int32_t* sample_rows = nullptr;       // [num_samples]
   const int32_t* sample_sequences = nullptr;  // [num_samples]
+  const SamplingRow* sampling = nullptr;      // [num_samples]
 
-  // Device, page table entries to write before the step.
+  // Device, page table entries to write before the step; padding has index -1.
   const int32_t* page_index = nullptr;   // [num_page_entries] flat index
   const int32_t* page_values = nullptr;  // [num_page_entries]
   int64_t num_page_entries = 0;

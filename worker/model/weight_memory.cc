@@ -61,16 +61,25 @@ absl::StatusOr<WeightMemory> WeightMemory::Allocate(int64_t bytes) {
         "the weights of this rank take ", bytes, " bytes of memory, but only ",
         available, " are available: use more ranks or --weights fp8"));
   }
+  return Map(bytes, MAP_PRIVATE | MAP_ANONYMOUS, MADV_HUGEPAGE);
+}
+
+absl::StatusOr<WeightMemory> WeightMemory::Reserve(int64_t bytes) {
+  return Map(bytes, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+             MADV_NOHUGEPAGE);
+}
+
+absl::StatusOr<WeightMemory> WeightMemory::Map(int64_t bytes, int flags,
+                                               int advice) {
   // A mapping of length 0 is an error; a shard never is empty.
-  void* data =
-      ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* data = ::mmap(nullptr, static_cast<size_t>(bytes),
+                      PROT_READ | PROT_WRITE, flags, -1, 0);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "cannot map ", bytes,
         " bytes for the weights: ", std::generic_category().message(errno)));
   }
-  (void)::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  (void)::madvise(data, static_cast<size_t>(bytes), advice);
   return WeightMemory(static_cast<std::byte*>(data), bytes);
 }
 

@@ -18,6 +18,10 @@ class WeightMemory {
   // the others are about to fill.
   static absl::StatusOr<WeightMemory> Allocate(int64_t bytes);
 
+  // Addresses alone: whoever writes to a page takes its memory then. For
+  // shards that live elsewhere and keep a few tables here while loading.
+  static absl::StatusOr<WeightMemory> Reserve(int64_t bytes);
+
   WeightMemory(WeightMemory&& other) noexcept;
   WeightMemory& operator=(WeightMemory&& other) noexcept;
   ~WeightMemory();
@@ -27,6 +31,7 @@ class WeightMemory {
 
  private:
   WeightMemory(std::byte* data, int64_t bytes) : data_(data), bytes_(bytes) {}
+  static absl::StatusOr<WeightMemory> Map(int64_t bytes, int flags, int advice);
 
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;

@@ -7,6 +7,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "worker/model/checkpoint_reader.h"
+#include "worker/model/device_reader.h"
 #include "worker/model/dummy_weights.h"
 #include "worker/model_files/inventory.h"
 
@@ -119,14 +120,67 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
   return WeightShard(std::move(memory), plan);
 }
 
-absl::Status WeightShard::MoveTo(Backend* backend) {
-  RING_CHECK(memory_.has_value());
-  RING_ASSIGN_OR_RETURN(device_memory_, backend->Allocate(bytes_));
-  backend->CopyToDevice(device_memory_->data(), memory_->data(), bytes_);
-  backend->Synchronize();
-  Relocation(memory_->data(), device_memory_->data()).Apply(&weights_);
+absl::StatusOr<WeightShard> WeightShard::LoadOn(const ModelConfig& config,
+                                                const Checkpoint& checkpoint,
+                                                const ShardSpec& spec,
+                                                int threads, Backend* backend,
+                                                Progress* progress) {
+  const Clock::time_point start = Clock::now();
+  RING_RETURN_IF_ERROR(CheckInventory(config, checkpoint.tensors()).status());
+  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
+                        LoadPlan::Create(config, checkpoint.tensors(), spec));
+  LogInfo("loading weights", "bytes", plan.read_bytes(), "memory_bytes",
+          plan.memory_bytes(), "slices", plan.slices().size());
+  RING_ASSIGN_OR_RETURN(DeviceParts parts, TablesOn(plan, backend));
+  RING_ASSIGN_OR_RETURN(
+      const int64_t read_bytes,
+      ReadSlicesTo(plan, checkpoint, threads, backend,
+                   static_cast<std::byte*>(parts.device->data()),
+                   parts.shard.memory_->data(), progress));
+  parts.shard.MoveInto(std::move(parts.device));
+  LogLoaded("weights loaded", plan, read_bytes, start);
+  return std::move(parts.shard);
+}
+
+absl::StatusOr<WeightShard> WeightShard::MakeUpOn(const ModelConfig& config,
+                                                  ShardSpec spec, uint64_t seed,
+                                                  Backend* backend,
+                                                  Progress* progress) {
+  const Clock::time_point start = Clock::now();
+  if (config.quantization == Quantization::kBlockFp8) {
+    spec.format = WeightFormat::kBlockFp8;
+  }
+  const TensorTable tensors = UnstoredTensors(config);
+  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
+                        LoadPlan::Create(config, tensors, std::move(spec)));
+  RING_ASSIGN_OR_RETURN(DeviceParts parts, TablesOn(plan, backend));
+  RING_RETURN_IF_ERROR(
+      MakeUpSlicesOn(plan, seed, backend,
+                     static_cast<std::byte*>(parts.device->data()), progress));
+  parts.shard.MoveInto(std::move(parts.device));
+  LogLoaded("weights made up", plan, /*read_bytes=*/0, start);
+  return std::move(parts.shard);
+}
+
+absl::StatusOr<WeightShard::DeviceParts> WeightShard::TablesOn(
+    const LoadPlan& plan, Backend* backend) {
+  RING_ASSIGN_OR_RETURN(std::unique_ptr<DeviceBuffer> device,
+                        backend->Allocate(plan.memory_bytes()));
+  RING_ASSIGN_OR_RETURN(WeightMemory views,
+                        WeightMemory::Reserve(plan.memory_bytes()));
+  WeightShard shard(std::move(views), plan);
+  auto* const memory = static_cast<std::byte*>(device->data());
+  for (const SliceRange& table : plan.tables()) {
+    backend->CopyToDevice(memory + table.begin,
+                          shard.memory_->data() + table.begin, table.size());
+  }
+  return DeviceParts{std::move(shard), std::move(device)};
+}
+
+void WeightShard::MoveInto(std::unique_ptr<DeviceBuffer> device) {
+  Relocation(memory_->data(), device->data()).Apply(&weights_);
+  device_memory_ = std::move(device);
   memory_.reset();
-  return absl::OkStatus();
 }
 
 WeightShard::WeightShard(WeightMemory memory, const LoadPlan& plan)

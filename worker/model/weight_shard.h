@@ -16,8 +16,8 @@
 
 namespace ring {
 
-// Owns the memory that its ModelWeights point into: the host's, until the shard
-// is moved to a device. Immutable from then on.
+// Owns the memory that its ModelWeights point into: the host's, or a device's.
+// Immutable.
 // Loading takes minutes for a large model: `progress`, if not null, ticks after
 // every few megabytes, so that a watchdog can tell slow from stuck.
 class WeightShard {
@@ -39,21 +39,43 @@ class WeightShard {
                                             int threads,
                                             Progress* progress = nullptr);
 
-  // Copies everything to `backend`, which outlives the shard, and frees the
-  // host's memory. RESOURCE_EXHAUSTED if it does not fit; nothing has changed
-  // then.
-  absl::Status MoveTo(Backend* backend);
+  // The same weights in memory of `backend`, which outlives the shard: read
+  // through pinned buffers and quantised there, or made there. Nothing is read
+  // if they do not fit: RESOURCE_EXHAUSTED.
+  static absl::StatusOr<WeightShard> LoadOn(const ModelConfig& config,
+                                            const Checkpoint& checkpoint,
+                                            const ShardSpec& spec, int threads,
+                                            Backend* backend,
+                                            Progress* progress = nullptr);
+  static absl::StatusOr<WeightShard> MakeUpOn(const ModelConfig& config,
+                                              ShardSpec spec, uint64_t seed,
+                                              Backend* backend,
+                                              Progress* progress = nullptr);
 
   const ModelWeights& weights() const { return weights_; }
   int64_t bytes() const { return bytes_; }
 
  private:
+  // A shard in the making: its views name addresses of the host until the
+  // device's memory takes their place.
+  struct DeviceParts;
+
   WeightShard(WeightMemory memory, const LoadPlan& plan);
+  // Takes the device's memory and fills in what is computed here.
+  static absl::StatusOr<DeviceParts> TablesOn(const LoadPlan& plan,
+                                              Backend* backend);
+  // `device` holds what memory_ names; memory_ is given up.
+  void MoveInto(std::unique_ptr<DeviceBuffer> device);
 
   int64_t bytes_ = 0;
-  std::optional<WeightMemory> memory_;           // unless moved
-  std::unique_ptr<DeviceBuffer> device_memory_;  // if moved
+  std::optional<WeightMemory> memory_;  // one of the two
+  std::unique_ptr<DeviceBuffer> device_memory_;
   ModelWeights weights_;
+};
+
+struct WeightShard::DeviceParts {
+  WeightShard shard;
+  std::unique_ptr<DeviceBuffer> device;
 };
 
 }  // namespace ring

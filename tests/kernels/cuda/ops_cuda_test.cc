@@ -7,6 +7,8 @@
 #include "kernels/norm/residual_norm.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/weights/block_quantize.h"
+#include "kernels/weights/random_weights.h"
 #include "tests/kernels/cuda/device_arena.h"
 
 namespace ring {
@@ -51,6 +53,70 @@ TEST(GatherRowsCudaTest, Agrees) {
             args.out = arena.MakeBytes(4 * cols * SizeOf(dtype));
             arena.backend().GatherRows(args);
             return arena.GetFloats(args.out, 4 * cols, dtype);
+          },
+          0);
+    }
+  }
+}
+
+// Rectangles that start and end inside a block of random numbers.
+TEST(RandomWeightsCudaTest, Agrees) {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (int64_t cols : {1, 29, 2050}) {
+      ExpectSame(
+          [&](DeviceArena& arena) {
+            RandomWeightsArgs args;
+            args.key = 0x123456789abcdef0;
+            args.mean = 1;
+            args.deviation = 0.25;
+            args.tensor_cols = cols + 6;
+            args.row_begin = 70000;
+            args.rows = 5;
+            args.col_begin = 3;
+            args.cols = cols;
+            args.dtype = dtype;
+            args.out = arena.MakeBytes(5 * cols * SizeOf(dtype));
+            arena.backend().RandomWeights(args);
+            return arena.GetFloats(args.out, 5 * cols, dtype);
+          },
+          0);
+    }
+  }
+}
+
+// Whole blocks, a ragged end, and a part that is kept.
+TEST(QuantizeBlocksCudaTest, Agrees) {
+  struct Shape {
+    int64_t rows, cols, row_begin, row_end, col_begin, col_end;
+  };
+  for (const Shape& s :
+       {Shape{128, 256, 0, 128, 0, 256}, Shape{300, 200, 0, 300, 0, 200},
+        Shape{256, 256, 100, 140, 5, 250}, Shape{1, 1, 0, 1, 0, 1}}) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const Tensor x(dtype, RandomFloats(s.rows * s.cols, 1));
+      ExpectSame(
+          [&](DeviceArena& arena) {
+            QuantizeBlocksArgs args;
+            args.x = arena.Put(x);
+            args.x_dtype = dtype;
+            args.rows = s.rows;
+            args.cols = s.cols;
+            args.row_begin = s.row_begin;
+            args.row_end = s.row_end;
+            args.col_begin = s.col_begin;
+            args.col_end = s.col_end;
+            const int64_t kept =
+                (s.row_end - s.row_begin) * (s.col_end - s.col_begin);
+            const int64_t scales =
+                (s.rows + 127) / 128 * ((s.cols + 127) / 128);
+            args.q = arena.Make<Float8E4M3>(kept);
+            args.scales = arena.Make<float>(scales);
+            arena.backend().QuantizeBlocks(args);
+            std::vector<float> all = arena.Get(args.scales, scales);
+            for (Float8E4M3 q : arena.Get(args.q, kept)) {
+              all.push_back(ToFloat(q));
+            }
+            return all;
           },
           0);
     }

@@ -9,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/base/dtype.h"
+#include "kernels/cpu_backend.h"
 #include "tests/worker/model/world.h"
 #include "worker/model/weight_shard.h"
 #include "worker/model_files/inventory.h"
@@ -94,6 +95,35 @@ TEST(DummyWeightsTest, GivesEveryMeshTheSameModel) {
                   dense.attention.g_norm[rank * 40 + i]);
       }
     }
+  }
+}
+
+TEST(DummyWeightsTest, AreTheSameOnADevice) {
+  const ModelConfig config = SmallConfig();
+  const auto backend = MakeCpuBackend(1);
+  for (WeightFormat format :
+       {WeightFormat::kAsStored, WeightFormat::kBlockFp8}) {
+    ShardSpec spec = SpecsOfWorld(config, 2, 1)[1];
+    spec.format = format;
+    const auto host = WeightShard::MakeUp(config, spec, 7, 2);
+    const auto device = WeightShard::MakeUpOn(config, spec, 7, backend.get());
+    ASSERT_TRUE(host.ok() && device.ok()) << device.status();
+    const LayerWeights& a = host->weights().layers[1];
+    const LayerWeights& b = device->weights().layers[1];
+    ExpectPart(b.attention.query_key_value, a.attention.query_key_value, 0, 0);
+    ExpectPart(b.moe.experts[1].down, a.moe.experts[1].down, 0, 0);
+    ExpectPart(b.moe.router, a.moe.router, 0, 0);
+    ExpectPart(device->weights().lm_head, host->weights().lm_head, 0, 0);
+    const absl::Span<const float> norm = b.post_attention_layernorm;
+    EXPECT_EQ(std::vector<float>(norm.begin(), norm.end()),
+              std::vector<float>(a.post_attention_layernorm.begin(),
+                                 a.post_attention_layernorm.end()));
+    const absl::Span<const float> rates =
+        device->weights().layers[0].attention.decay_rates;
+    EXPECT_EQ(std::vector<float>(rates.begin(), rates.end()),
+              std::vector<float>(
+                  host->weights().layers[0].attention.decay_rates.begin(),
+                  host->weights().layers[0].attention.decay_rates.end()));
   }
 }
 

@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/base/dtype.h"
+#include "kernels/cpu_backend.h"
 #include "tests/support/tiny_checkpoint.h"
 #include "tests/worker/model/world.h"
 #include "worker/model/checkpoint_reader.h"
@@ -244,6 +245,12 @@ void ExpectWorldIsRight(const TinyCheckpoint& tiny, const nlohmann::json& json,
         WeightShard::Load(file->config, *checkpoint, spec, /*threads=*/3);
     ASSERT_TRUE(shard.ok()) << shard.status();
     ShardOracle(tiny, json, spec).ExpectRight(shard->weights());
+    // The way to a device, whose memory the test can read.
+    const auto backend = MakeCpuBackend(1);
+    const auto sent = WeightShard::LoadOn(file->config, *checkpoint, spec,
+                                          /*threads=*/3, backend.get());
+    ASSERT_TRUE(sent.ok()) << sent.status();
+    ShardOracle(tiny, json, spec).ExpectRight(sent->weights());
   }
 }
 
@@ -352,10 +359,15 @@ TEST(WeightShardTest, QuantisesSlicesLikeTheWhole) {
   const TinyCheckpoint tiny(json);
   const ModelConfig config = Parse(json);
   const auto checkpoint = Checkpoint::Open(tiny.dir());
+  const auto backend = MakeCpuBackend(1);
   const auto load = [&](int tp, int rank) {
     ShardSpec spec = SpecsOfWorld(config, tp, 1)[rank];
     spec.format = WeightFormat::kBlockFp8;
-    auto shard = WeightShard::Load(config, *checkpoint, spec, 2);
+    // Half of the ranks as on a device.
+    auto shard = rank % 2 == 0
+                     ? WeightShard::Load(config, *checkpoint, spec, 2)
+                     : WeightShard::LoadOn(config, *checkpoint, spec, 2,
+                                           backend.get());
     EXPECT_TRUE(shard.ok()) << shard.status();
     return *std::move(shard);
   };
@@ -526,6 +538,11 @@ TEST(WeightShardTest, SaysWhereAFileEndsTooEarly) {
   EXPECT_TRUE(absl::IsDataLoss(shard.status())) << shard.status();
   EXPECT_THAT(std::string(shard.status().message()),
               HasSubstr("model.safetensors at byte"));
+  const auto backend = MakeCpuBackend(1);
+  EXPECT_EQ(WeightShard::LoadOn(config, *checkpoint,
+                                SpecsOfWorld(config, 1, 1)[0], 4, backend.get())
+                .status(),
+            shard.status());
 }
 
 TEST(WeightMemoryTest, RefusesMoreThanThereIs) {
