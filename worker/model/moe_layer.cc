@@ -45,9 +45,10 @@ void Route(const StepContext& step, const MoeWeights& weights,
   step.backend.MoeRouting(route);
 }
 
-// y = the weighted results of this rank's experts on `rows` rows.
-void RunExperts(const StepContext& step, const MoeWeights& weights,
-                const DispatchedRows& rows, float* y) {
+// The op that leaves in y the weighted results of this rank's experts on
+// `rows` rows.
+GroupedFfnArgs ExpertsOf(const StepContext& step, const MoeWeights& weights,
+                         const DispatchedRows& rows, float* y) {
   GroupedFfnArgs ffn;
   ffn.x = rows.x;
   ffn.x_dtype = step.activation_dtype;
@@ -59,7 +60,7 @@ void RunExperts(const StepContext& step, const MoeWeights& weights,
   ffn.hidden = step.config.hidden_size;
   ffn.y = y;
   ffn.workspace = step.workspace.ffn;
-  step.backend.GroupedFfn(ffn);
+  return ffn;
 }
 
 }  // namespace
@@ -136,20 +137,13 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
   local.to_local = static_cast<const int32_t*>(to_local_[layer]->data());
   local.local = w.local_experts;
   step.backend.LocalExperts(local);
-  RunExperts(step, weights, all, w.partial);
-
   // This group's rows also get this rank's slice of the shared expert.
-  const int64_t first = mesh_.dp_rank() * group_rows;
-  DenseFfnArgs shared;
-  shared.x = own;
-  shared.x_dtype = step.activation_dtype;
-  shared.rows = group_rows;
-  shared.decode_rows = step.inputs.decode_rows;
-  shared.weights = weights.shared_expert_slice;
-  shared.y = w.partial + first * hidden;
-  shared.accumulate = true;
-  shared.workspace = w.ffn;
-  step.backend.DenseFfn(shared);
+  GroupedFfnArgs ffn = ExpertsOf(step, weights, all, w.partial);
+  ffn.shared = &weights.shared_expert_slice;
+  ffn.shared_begin = mesh_.dp_rank() * group_rows;
+  ffn.shared_rows = group_rows;
+  ffn.shared_decode_rows = step.inputs.decode_rows;
+  step.backend.GroupedFfn(ffn);
 
   for (int rank = 0; rank < mesh_.world_size(); ++rank) {
     const int64_t begin = rank / mesh_.tp() * group_rows;
@@ -178,7 +172,7 @@ void MoeRunner::AllToAll(const StepContext& step, int layer,
   Route(step, weights, norm_weight, stream);
   const DispatchedRows received =
       exchange_->Dispatch(rows, x, w.own_experts, w.own_weights, layer);
-  RunExperts(step, weights, received, w.partial);
+  step.backend.GroupedFfn(ExpertsOf(step, weights, received, w.partial));
 
   DenseFfnArgs shared;
   shared.x = x;
