@@ -16,6 +16,8 @@ struct CommunicatorOptions {
   // Lets several ranks use one GPU. Their collectives then go through sockets
   // and take milliseconds: for tests alone.
   bool share_gpu = false;
+  // Small collectives between GPUs of one host write into each other's memory.
+  bool peer_memory = true;
   // Told of an error within a collective; must end the process. Null: the rank
   // ends as by a failed CHECK.
   std::function<void(const std::string& what)> on_failure;

@@ -19,6 +19,7 @@
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "parallel/host_identity.h"
+#include "parallel/peer_memory.h"
 
 namespace ring {
 namespace {
@@ -128,6 +129,25 @@ class NcclSession {
   ncclComm_t tp() const { return tp_; }
   ncclComm_t dp() const { return dp_; }
 
+  // Collective over the world: the memory of an axis' ranks. Null where they
+  // cannot reach each other's.
+  absl::StatusOr<PeerMemory*> MapPeers(std::vector<int> members, int rank) {
+    if (!options_.peer_memory || members.size() == 1) return nullptr;
+    const BlockCommunicator::Options& sizes = options_.collectives;
+    RING_ASSIGN_OR_RETURN(
+        auto made,
+        PeerMemory::Create(
+            {.backend = backend(),
+             .control = control_,
+             .members = std::move(members),
+             .rank = rank,
+             .max_rows = sizes.max_reduce_rows,
+             .max_row_bytes = sizes.max_reduce_cols * int64_t{sizeof(float)}}));
+    if (made == nullptr) return nullptr;
+    peer_memories_.push_back(std::move(made));
+    return peer_memories_.back().get();
+  }
+
   // The collective that is named by errors from now on.
   void Begin(const char* axis, const char* collective) {
     axis_ = axis;
@@ -145,12 +165,14 @@ class NcclSession {
     backend()->set_wait_poll(nullptr);
     // NCCL waits for the end of every graph that holds a collective.
     backend()->ForgetSteps();
+    for (const auto& peers : peer_memories_) peers->Unmap();
     for (const ncclComm_t comm : opened_) {
       RING_RETURN_IF_ERROR(
           CallWithDeadline("ncclCommFinalize", device_,
                            [comm] { return ncclCommFinalize(comm); }));
     }
-    // Nobody takes connections down that a slower rank still finalizes over.
+    // Nobody takes connections down that a slower rank still finalizes over,
+    // or frees memory that it has mapped.
     std::vector<std::string> unused;
     RING_RETURN_IF_ERROR(control_->AllGather("finalized", &unused));
     for (const ncclComm_t comm : opened_) {
@@ -249,6 +271,7 @@ class NcclSession {
   const CommunicatorOptions options_;
   int device_ = 0;
   std::vector<ncclComm_t> opened_;  // each once, in order
+  std::vector<std::unique_ptr<PeerMemory>> peer_memories_;
   ncclComm_t world_ = nullptr;
   ncclComm_t tp_ = nullptr;
   ncclComm_t dp_ = nullptr;
@@ -262,8 +285,8 @@ class NcclCommunicator final : public BlockCommunicator {
   struct Axis {
     const char* name;
     ncclComm_t comm;
-    int rank;
-    int size;
+    std::vector<int> members;  // world ranks
+    int rank;                  // within members
   };
 
   // The session lives until its last axis is gone.
@@ -276,15 +299,20 @@ class NcclCommunicator final : public BlockCommunicator {
   static absl::StatusOr<std::unique_ptr<Communicator>> Create(
       std::shared_ptr<NcclSession> session, const Axis& axis,
       const Options& options) {
-    RING_ASSIGN_OR_RETURN(auto parts, AllocateParts(options, axis.size));
+    RING_ASSIGN_OR_RETURN(
+        auto parts,
+        AllocateParts(options, static_cast<int>(axis.members.size())));
     auto communicator = std::make_unique<NcclCommunicator>(
         std::move(session), axis, options, std::move(parts));
     RING_RETURN_IF_ERROR(communicator->ConnectPeers(options.backend));
+    RING_ASSIGN_OR_RETURN(
+        communicator->peers_,
+        communicator->session_->MapPeers(axis.members, axis.rank));
     return communicator;
   }
 
   int rank() const override { return axis_.rank; }
-  int size() const override { return axis_.size; }
+  int size() const override { return static_cast<int>(axis_.members.size()); }
   absl::Status Close() override { return session_->Close(); }
 
  private:
@@ -317,12 +345,20 @@ class NcclCommunicator final : public BlockCommunicator {
     Check(ncclGroupEnd(), "ncclGroupEnd");
   }
 
+  bool AllGatherDirectly(const void* send, void* recv, int64_t bytes) override {
+    return peers_ != nullptr && peers_->AllGather(send, recv, bytes);
+  }
+  bool ReduceRowsDirectly(const ReduceRowsArgs& args) override {
+    return peers_ != nullptr && peers_->ReduceRows(args);
+  }
+
   void Check(ncclResult_t result, const char* call) const {
     session_->Check(result, axis_.comm, call);
   }
 
   const std::shared_ptr<NcclSession> session_;
   const Axis axis_;
+  PeerMemory* peers_ = nullptr;  // the session's; null: NCCL for all
 };
 
 }  // namespace
@@ -332,18 +368,28 @@ absl::StatusOr<MeshCommunicators> MakeNcclCommunicators(
     const CommunicatorOptions& options) {
   const auto session = std::make_shared<NcclSession>(mesh, control, options);
   RING_RETURN_IF_ERROR(session->Connect());
-  const auto create = [&](const char* name, ncclComm_t comm, int rank,
-                          int size) {
-    return NcclCommunicator::Create(session, {name, comm, rank, size},
-                                    options.collectives);
-  };
+  std::vector<int> world;
+  std::vector<int> tp;
+  std::vector<int> dp;
+  for (int r = 0; r < mesh.world_size(); ++r) world.push_back(r);
+  for (int t = 0; t < mesh.tp(); ++t) {
+    tp.push_back(mesh.RankOf(mesh.dp_rank(), t));
+  }
+  for (int d = 0; d < mesh.dp(); ++d) {
+    dp.push_back(mesh.RankOf(d, mesh.tp_rank()));
+  }
+  const BlockCommunicator::Options& sizes = options.collectives;
   MeshCommunicators axes;
-  RING_ASSIGN_OR_RETURN(axes.world, create("world", session->world(),
-                                           mesh.rank(), mesh.world_size()));
-  RING_ASSIGN_OR_RETURN(axes.tp,
-                        create("tp", session->tp(), mesh.tp_rank(), mesh.tp()));
-  RING_ASSIGN_OR_RETURN(axes.dp,
-                        create("dp", session->dp(), mesh.dp_rank(), mesh.dp()));
+  RING_ASSIGN_OR_RETURN(
+      axes.world,
+      NcclCommunicator::Create(
+          session, {"world", session->world(), world, mesh.rank()}, sizes));
+  RING_ASSIGN_OR_RETURN(
+      axes.tp, NcclCommunicator::Create(
+                   session, {"tp", session->tp(), tp, mesh.tp_rank()}, sizes));
+  RING_ASSIGN_OR_RETURN(
+      axes.dp, NcclCommunicator::Create(
+                   session, {"dp", session->dp(), dp, mesh.dp_rank()}, sizes));
   return axes;
 }
 

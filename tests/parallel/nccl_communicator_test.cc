@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -36,7 +37,9 @@ bool SharesAGpu() {
   return RanksShareAGpu(MpiWorld::Get().runtime->local_size());
 }
 
-absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu) {
+// `peer_memory`: small collectives go around NCCL.
+absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu,
+                                          bool peer_memory) {
   MpiWorld& world = MpiWorld::Get();
   MeshConfig config;
   config.world_size = tp * dp;
@@ -47,8 +50,9 @@ absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu) {
   if (!mesh.ok()) return mesh.status();
   CommunicatorOptions options;
   options.collectives = {TestBackend(), &world.progress, kMaxCaseRows,
-                         kMaxCaseCols};
+                         kMaxCaseCols, kMaxCasePartsBytes};
   options.share_gpu = share_gpu;
+  options.peer_memory = peer_memory;
   options.on_failure = [](const std::string& what) {
     std::fprintf(stderr, "reported: %s\n", what.c_str());
     _exit(kReported);
@@ -57,10 +61,12 @@ absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu) {
 }
 
 // One connection for all cases: making one takes seconds.
-class NcclCommunicatorTest : public testing::TestWithParam<int> {
+template <bool kPeerMemory>
+class NcclTest : public testing::TestWithParam<int> {
  protected:
   static void SetUpTestSuite() {
-    auto made = Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu());
+    auto made =
+        Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu(), kPeerMemory);
     ASSERT_TRUE(made.ok()) << made.status();
     axes_ = new MeshCommunicators(*std::move(made));
   }
@@ -72,28 +78,33 @@ class NcclCommunicatorTest : public testing::TestWithParam<int> {
               std::chrono::seconds(30));
     delete axes_;
   }
+  static void RunCase(int index) {
+    CollectiveCases()[index].run(
+        axes_->world.get(), MpiWorld::Get().runtime->control(), TestBackend());
+  }
 
   static MeshCommunicators* axes_;
 };
-MeshCommunicators* NcclCommunicatorTest::axes_ = nullptr;
+template <bool kPeerMemory>
+MeshCommunicators* NcclTest<kPeerMemory>::axes_ = nullptr;
 
-TEST_P(NcclCommunicatorTest, PassesTheCase) {
-  CollectiveCases()[GetParam()].run(
-      axes_->world.get(), MpiWorld::Get().runtime->control(), TestBackend());
+std::string CaseName(const testing::TestParamInfo<int>& info) {
+  return CollectiveCases()[info.param].name;
 }
+const auto kAllCases =
+    testing::Range(0, static_cast<int>(CollectiveCases().size()));
 
-INSTANTIATE_TEST_SUITE_P(
-    All, NcclCommunicatorTest,
-    testing::Range(0, static_cast<int>(CollectiveCases().size())),
-    [](const auto& info) {
-      return std::string(CollectiveCases()[info.param].name);
-    });
+using NcclCommunicatorTest = NcclTest<false>;
+TEST_P(NcclCommunicatorTest, PassesTheCase) { RunCase(GetParam()); }
+INSTANTIATE_TEST_SUITE_P(All, NcclCommunicatorTest, kAllCases, CaseName);
+
+using PeerMemoryTest = NcclTest<true>;
+TEST_P(PeerMemoryTest, PassesTheCase) { RunCase(GetParam()); }
+INSTANTIATE_TEST_SUITE_P(All, PeerMemoryTest, kAllCases, CaseName);
 
 // Every collective in one recorded step, replayed over new values. The record
 // is still there when the suite closes the communicators.
-using NcclCommunicatorGraphTest = NcclCommunicatorTest;
-TEST_F(NcclCommunicatorGraphTest, CollectivesCanBeRecorded) {
-  Communicator* const world = axes_->world.get();
+void CheckRecordedCollectives(Communicator* world) {
   Backend* const backend = TestBackend();
   const int n = world->size();
   const int me = world->rank();
@@ -143,13 +154,78 @@ TEST_F(NcclCommunicatorGraphTest, CollectivesCanBeRecorded) {
   }
 }
 
+using NcclRecordTest = NcclTest<false>;
+TEST_F(NcclRecordTest, CollectivesCanBeRecorded) {
+  CheckRecordedCollectives(axes_->world.get());
+}
+using PeerMemoryRecordTest = NcclTest<true>;
+TEST_F(PeerMemoryRecordTest, CollectivesCanBeRecorded) {
+  CheckRecordedCollectives(axes_->world.get());
+}
+
+// Sums of random values, whose bits depend on the order of the additions, by
+// both ways; rows that do not fill 16 bytes, too.
+using PeerMemoryBitsTest = NcclTest<true>;
+TEST_F(PeerMemoryBitsTest, SumsEqualThoseOfNccl) {
+  const int n = axes_->world->size();
+  auto without = Connect(n, 1, SharesAGpu(), /*peer_memory=*/false);
+  ASSERT_TRUE(without.ok()) << without.status();
+  std::mt19937 random(axes_->world->rank());
+  const auto floats = [&](int64_t count) {
+    std::vector<float> values(count);
+    for (float& v : values) v = static_cast<float>(random()) * 1e-9f - 2.0f;
+    return values;
+  };
+  for (const int64_t cols : {int64_t{1}, int64_t{33}, kMaxCaseCols}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (const int groups : {0, 1}) {
+        constexpr int64_t kRows = 5;
+        const int64_t values = kRows * cols;
+        DeviceArena arena(TestBackend());
+        const std::vector<RowRange> keep(n, RowRange{0, kRows});
+        std::vector<BFloat16> bf16(values);
+        for (BFloat16& x : bf16) x = ToBFloat16(floats(1)[0]);
+        ReduceRowsArgs args;
+        args.partial = dtype == DType::kFloat32
+                           ? static_cast<void*>(arena.Put(floats(values)))
+                           : arena.Put(bf16);
+        args.partial_dtype = dtype;
+        args.rows = kRows;
+        args.cols = cols;
+        args.keep = keep;
+        args.norm_weight = arena.Put(std::vector<float>(cols, 1.5f));
+        args.norm_eps = 1e-6f;
+        if (groups != 0) {
+          std::vector<float> squares = floats(kRows);
+          for (float& s : squares) s *= s;
+          args.group_scale = {arena.Put(squares), n, 64, 1e-6f};
+        }
+        std::vector<std::vector<float>> results;
+        for (Communicator* const world :
+             {axes_->world.get(), without->world.get()}) {
+          args.residual = arena.Put(std::vector<float>(values, 0.1f));
+          float* const normed = arena.Make<float>(values);
+          args.normed = normed;
+          world->ReduceRows(args);
+          results.push_back(arena.Get(args.residual, values));
+          results.push_back(arena.Get(normed, values));
+        }
+        EXPECT_EQ(results[0], results[2]) << cols << " columns, residual";
+        EXPECT_EQ(results[1], results[3]) << cols << " columns, normed";
+      }
+    }
+  }
+  const absl::Status closed = without->Close();
+  EXPECT_TRUE(closed.ok()) << closed;
+}
+
 TEST(NcclAxesTest, ConnectTheRightRanks) {
   const int size = MpiWorld::Get().runtime->size();
   const int rank = MpiWorld::Get().runtime->rank();
   for (int tp = 1; tp <= size; ++tp) {
     if (size % tp != 0) continue;
     const int dp = size / tp;
-    auto axes = Connect(tp, dp, SharesAGpu());
+    auto axes = Connect(tp, dp, SharesAGpu(), /*peer_memory=*/true);
     ASSERT_TRUE(axes.ok()) << axes.status();
     EXPECT_EQ(axes->tp->rank(), rank % tp);
     EXPECT_EQ(axes->dp->rank(), rank / tp);
@@ -172,8 +248,8 @@ TEST(NcclAxesTest, ConnectTheRightRanks) {
 
 TEST(NcclAxesTest, RefuseASharedGpuUnlessItIsAllowed) {
   if (!SharesAGpu()) GTEST_SKIP() << "every rank has a GPU";
-  const auto axes =
-      Connect(MpiWorld::Get().runtime->size(), 1, /*share_gpu=*/false);
+  const auto axes = Connect(MpiWorld::Get().runtime->size(), 1,
+                            /*share_gpu=*/false, /*peer_memory=*/true);
   ASSERT_EQ(axes.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(axes.status().message().find("ranks 0 and 1 use the same GPU"),
             absl::string_view::npos)
@@ -183,7 +259,8 @@ TEST(NcclAxesTest, RefuseASharedGpuUnlessItIsAllowed) {
 // These end the process; CTest runs each alone and looks for the report.
 TEST(NcclFailureTest, DISABLED_NamesTheCollectiveOfAWrongCall) {
   setenv("NCCL_CHECK_POINTERS", "1", 1);
-  auto axes = Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu());
+  auto axes = Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu(),
+                      /*peer_memory=*/false);
   ASSERT_TRUE(axes.ok()) << axes.status();
   std::vector<char> host(64 * axes->world->size());
   axes->world->AllGather(host.data(), host.data(), 64);
@@ -191,7 +268,8 @@ TEST(NcclFailureTest, DISABLED_NamesTheCollectiveOfAWrongCall) {
 }
 
 TEST(NcclFailureTest, DISABLED_HearsOfADeadPeerWhileItWaits) {
-  auto axes = Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu());
+  auto axes = Connect(MpiWorld::Get().runtime->size(), 1, SharesAGpu(),
+                      /*peer_memory=*/false);
   ASSERT_TRUE(axes.ok()) << axes.status();
   if (axes->world->rank() == 1) raise(SIGKILL);
   DeviceArena arena(TestBackend());
