@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "absl/functional/function_ref.h"
@@ -9,6 +10,7 @@
 
 namespace ring {
 
+struct AddCopiesArgs;
 struct DenseFfnArgs;
 struct DrawTokensArgs;
 struct EmbeddingArgs;
@@ -22,7 +24,9 @@ struct LogitStatsArgs;
 struct MergeStatsArgs;
 struct MoeRoutingArgs;
 struct NarrowThresholdArgs;
+struct PackCopiesArgs;
 struct PagedAttentionArgs;
+struct PlanCopiesArgs;
 struct QuantizeBlocksArgs;
 struct RandomWeightsArgs;
 struct ResidualNormArgs;
@@ -79,6 +83,14 @@ class Backend {
   virtual int64_t Mark() = 0;
   virtual void WaitUntil(int64_t mark) = 0;
 
+  // Called by Synchronize and WaitUntil every few milliseconds that they wait,
+  // by the engine thread: a library that works on the queues too looks for its
+  // errors there. Null: nothing is called.
+  virtual void set_wait_poll(std::function<void()> poll) = 0;
+  // The queue as a library of the device's maker takes it (a cudaStream_t), for
+  // work that is no op: collectives. Null where the caller is the queue.
+  virtual void* native_queue(Queue queue) = 0;
+
   // Selects the queue of the following ops.
   virtual void Use(Queue queue) = 0;
   // Makes `waiter` wait for all that `signaller` has been given so far.
@@ -89,6 +101,8 @@ class Backend {
   // and does nothing else: a device may then record it once and replay it.
   // 0: run as it is.
   virtual void RunStep(int64_t recording, absl::FunctionRef<void()> fn) = 0;
+  // Drops all records. Done before something that recorded ops use goes away.
+  virtual void ForgetSteps() = 0;
 
   // Weights that are made or changed while loading.
   virtual void RandomWeights(const RandomWeightsArgs& args) = 0;
@@ -106,6 +120,9 @@ class Backend {
   virtual void MoeRouting(const MoeRoutingArgs& args) = 0;
   virtual void DenseFfn(const DenseFfnArgs& args) = 0;
   virtual void GroupedFfn(const GroupedFfnArgs& args) = 0;
+  virtual void PlanCopies(const PlanCopiesArgs& args) = 0;
+  virtual void PackCopies(const PackCopiesArgs& args) = 0;
+  virtual void AddCopies(const AddCopiesArgs& args) = 0;
   virtual void LogitStats(const LogitStatsArgs& args) = 0;
   virtual void MergeStats(const MergeStatsArgs& args) = 0;
   virtual void ThresholdHistogram(const ThresholdHistogramArgs& args) = 0;

@@ -18,6 +18,7 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
 #include "kernels/weights/random_weights.h"
 
@@ -89,9 +90,12 @@ class CpuBackend final : public Backend {
   void Synchronize() override {}
   int64_t Mark() override { return 0; }
   void WaitUntil(int64_t) override {}
+  void set_wait_poll(std::function<void()>) override {}
+  void* native_queue(Queue) override { return nullptr; }
   void Use(Queue) override {}
   void WaitFor(Queue, Queue) override {}
   void RunStep(int64_t, absl::FunctionRef<void()> fn) override { fn(); }
+  void ForgetSteps() override {}
 
   void RandomWeights(const RandomWeightsArgs& args) override {
     cpu::RandomWeights(args);
@@ -132,6 +136,15 @@ class CpuBackend final : public Backend {
   }
   void GroupedFfn(const GroupedFfnArgs& args) override {
     cpu::GroupedFfn(args, &pool_);
+  }
+  void PlanCopies(const PlanCopiesArgs& args) override {
+    cpu::PlanCopies(args, &pool_);
+  }
+  void PackCopies(const PackCopiesArgs& args) override {
+    cpu::PackCopies(args, &pool_);
+  }
+  void AddCopies(const AddCopiesArgs& args) override {
+    cpu::AddCopies(args, &pool_);
   }
   void LogitStats(const LogitStatsArgs& args) override {
     cpu::LogitStats(args, &pool_);

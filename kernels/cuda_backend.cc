@@ -1,9 +1,11 @@
 #include "kernels/cuda_backend.h"
 
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +21,7 @@
 #include "kernels/pinned_ring.h"
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
 #include "kernels/weights/random_weights.h"
 
@@ -30,6 +33,7 @@ constexpr int64_t kCublasBytes = int64_t{32} << 20;     // of each queue
 constexpr int64_t kStagingBytes = int64_t{8} << 20;     // pinned, of the host
 constexpr int64_t kStagedCopyBytes = int64_t{1} << 20;  // larger ones go direct
 constexpr int kNumQueues = 2;
+constexpr auto kPollInterval = std::chrono::milliseconds(5);
 
 class GpuBuffer final : public DeviceBuffer {
  public:
@@ -62,9 +66,7 @@ class CudaBackend final : public Backend {
                                   properties.totalGlobalMem >> 30, " GiB)")) {}
 
   ~CudaBackend() override {
-    for (auto& [recording, graph] : graphs_) {
-      RING_CUDA_CHECK(cudaGraphExecDestroy(graph));
-    }
+    ForgetSteps();
     for (Resources& queue : queues_) {
       if (queue.cublas != nullptr) {
         RING_CUBLAS_CHECK(cublasDestroy(queue.cublas));
@@ -175,7 +177,8 @@ class CudaBackend final : public Backend {
 
   void Synchronize() override {
     for (const Resources& queue : queues_) {
-      RING_CUDA_CHECK(cudaStreamSynchronize(queue.stream));
+      Await([&] { return cudaStreamQuery(queue.stream); },
+            [&] { return cudaStreamSynchronize(queue.stream); });
     }
     Deliver(ring_.position());
     for (const Milestone& milestone : milestones_) {
@@ -199,6 +202,12 @@ class CudaBackend final : public Backend {
     while (!milestones_.empty() && milestones_.front().mark <= mark) {
       PassMilestone();
     }
+  }
+  void set_wait_poll(std::function<void()> poll) override {
+    wait_poll_ = std::move(poll);
+  }
+  void* native_queue(Queue queue) override {
+    return queues_[static_cast<int>(queue)].stream;
   }
   void Use(Queue queue) override { current_ = static_cast<int>(queue); }
   void WaitFor(Queue waiter, Queue signaller) override {
@@ -227,6 +236,13 @@ class CudaBackend final : public Backend {
       found = graphs_.emplace(recording, executable).first;
     }
     RING_CUDA_CHECK(cudaGraphLaunch(found->second, main));
+  }
+
+  void ForgetSteps() override {
+    for (auto& [recording, graph] : graphs_) {
+      RING_CUDA_CHECK(cudaGraphExecDestroy(graph));
+    }
+    graphs_.clear();
   }
 
   void RandomWeights(const RandomWeightsArgs& args) override {
@@ -269,6 +285,15 @@ class CudaBackend final : public Backend {
   void GroupedFfn(const GroupedFfnArgs& args) override {
     cuda::GroupedFfn(args, stream());
   }
+  void PlanCopies(const PlanCopiesArgs& args) override {
+    cuda::PlanCopies(args, stream());
+  }
+  void PackCopies(const PackCopiesArgs& args) override {
+    cuda::PackCopies(args, stream());
+  }
+  void AddCopies(const AddCopiesArgs& args) override {
+    cuda::AddCopies(args, stream());
+  }
   void LogitStats(const LogitStatsArgs& args) override {
     cuda::LogitStats(args, stream());
   }
@@ -298,6 +323,27 @@ class CudaBackend final : public Backend {
     void* scratch = nullptr;
     std::unique_ptr<cuda::Stream> launcher;
   };
+
+  // Waits by `wait`, or where somebody polls until `query` says that all is
+  // done.
+  void Await(absl::FunctionRef<cudaError_t()> query,
+             absl::FunctionRef<cudaError_t()> wait) {
+    if (wait_poll_ == nullptr) {
+      RING_CUDA_CHECK(wait());
+      return;
+    }
+    auto next_poll = std::chrono::steady_clock::now() + kPollInterval;
+    for (;;) {
+      const cudaError_t state = query();
+      if (state == cudaSuccess) return;
+      if (state != cudaErrorNotReady) RING_CUDA_CHECK(state);
+      cudaGetLastError();  // forgets "not ready"
+      const auto now = std::chrono::steady_clock::now();
+      if (now < next_poll) continue;
+      wait_poll_();
+      next_poll = now + kPollInterval;
+    }
+  }
 
   // What lies in staging memory and belongs to the caller's.
   struct Arrival {
@@ -329,7 +375,8 @@ class CudaBackend final : public Backend {
   void PassMilestone() {
     const Milestone milestone = milestones_.front();
     milestones_.pop_front();
-    RING_CUDA_CHECK(cudaEventSynchronize(milestone.reached));
+    Await([&] { return cudaEventQuery(milestone.reached); },
+          [&] { return cudaEventSynchronize(milestone.reached); });
     spare_events_.push_back(milestone.reached);
     Deliver(milestone.staged);
   }
@@ -362,6 +409,7 @@ class CudaBackend final : public Backend {
   std::deque<Milestone> milestones_;
   std::vector<cudaEvent_t> spare_events_;
   int64_t next_mark_ = 0;
+  std::function<void()> wait_poll_;
   std::map<int64_t, cudaGraphExec_t> graphs_;  // by recording
 };
 

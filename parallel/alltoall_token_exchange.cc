@@ -1,189 +1,175 @@
 #include "parallel/alltoall_token_exchange.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/token_copies/token_copies.h"
 
 namespace ring {
 namespace {
 
 class AllToAllTokenExchange final : public TokenExchange {
  public:
-  AllToAllTokenExchange(Communicator* world, const ExpertPlacement* placement,
-                        const Options& options)
+  AllToAllTokenExchange(Communicator* world, const ExpertPlacement& placement,
+                        Backend* backend, const Options& options)
       : world_(world),
-        placement_(placement),
+        backend_(backend),
         options_(options),
+        num_experts_(placement.num_experts()),
         row_bytes_(options.hidden *
                    static_cast<int64_t>(SizeOf(options.x_dtype))),
-        route_bytes_(options.top_k * kSlotBytes),
+        one_each_(world->size(), 1),
         sent_(world->size()),
-        received_(world->size()),
-        send_bytes_(world->size()),
-        recv_bytes_(world->size()),
-        next_copy_(world->size()) {
-    const int64_t copies = MaxCopies();
-    const int64_t arrivals = MaxArrivals();
-    destinations_.resize(options.max_rows * options.top_k);
-    copy_rows_.resize(copies);
-    send_routes_.resize(copies * route_bytes_);
-    recv_routes_.resize(arrivals * route_bytes_);
-    local_experts_.resize(arrivals * options.top_k);
-    weights_.resize(arrivals * options.top_k);
-  }
+        received_(world->size()) {}
 
-  absl::Status Allocate(Backend* backend) {
-    RING_ASSIGN_OR_RETURN(send_x_, backend->Allocate(MaxCopies() * row_bytes_));
-    RING_ASSIGN_OR_RETURN(recv_x_,
-                          backend->Allocate(MaxArrivals() * row_bytes_));
-    RING_ASSIGN_OR_RETURN(parts_, backend->Allocate(MaxCopies() * PartBytes()));
+  absl::Status Allocate(const ExpertPlacement& placement) {
+    constexpr int64_t kInt = sizeof(int32_t);
+    const int64_t ranks = world_->size();
+    const int64_t rows = options_.max_rows;
+    const int64_t copies = rows * std::min<int64_t>(options_.top_k, ranks);
+    const int64_t arrivals = rows * ranks;
+    const auto allocate = [&](std::unique_ptr<DeviceBuffer>* buffer,
+                              int64_t bytes) -> absl::Status {
+      RING_ASSIGN_OR_RETURN(*buffer, backend_->Allocate(bytes));
+      return absl::OkStatus();
+    };
+    RING_RETURN_IF_ERROR(allocate(&counts_, 2 * ranks * sizeof(int64_t)));
+    RING_RETURN_IF_ERROR(allocate(&copy_of_, rows * ranks * kInt));
+    RING_RETURN_IF_ERROR(allocate(&send_x_, copies * row_bytes_));
+    RING_RETURN_IF_ERROR(allocate(&recv_x_, arrivals * row_bytes_));
+    RING_RETURN_IF_ERROR(allocate(&send_experts_, copies * SlotBytes()));
+    RING_RETURN_IF_ERROR(allocate(&recv_experts_, arrivals * SlotBytes()));
+    RING_RETURN_IF_ERROR(allocate(&send_weights_, copies * SlotBytes()));
+    RING_RETURN_IF_ERROR(allocate(&recv_weights_, arrivals * SlotBytes()));
+    RING_RETURN_IF_ERROR(allocate(&parts_, copies * PartBytes()));
+
+    std::vector<int32_t> tables;
+    for (int layer = 0; layer < placement.num_layers(); ++layer) {
+      for (int e = 0; e < num_experts_; ++e) {
+        tables.push_back(placement.RankOf(layer, e));
+      }
+      for (int e = 0; e < num_experts_; ++e) {
+        tables.push_back(placement.LocalIndex(layer, e));
+      }
+    }
+    const int64_t bytes = static_cast<int64_t>(tables.size()) * kInt;
+    RING_RETURN_IF_ERROR(allocate(&placement_, bytes));
+    backend_->CopyToDevice(placement_->data(), tables.data(), bytes);
+    backend_->Synchronize();
     return absl::OkStatus();
   }
 
   DispatchedRows Dispatch(int64_t rows, const void* x, const int32_t* experts,
                           const float* weights, int layer) override {
     RING_CHECK_LE(rows, options_.max_rows);
-    PlanCopies(rows, experts, layer);
-    Pack(rows, x, experts, weights, layer);
-    world_->ExchangeCounts(sent_, absl::MakeSpan(received_));
-    SetBytes(sent_, row_bytes_, &send_bytes_);
-    SetBytes(received_, row_bytes_, &recv_bytes_);
-    world_->AllToAll(send_x_->data(), send_bytes_, recv_x_->data(),
-                     recv_bytes_);
-    SetBytes(sent_, route_bytes_, &send_bytes_);
-    SetBytes(received_, route_bytes_, &recv_bytes_);
-    world_->AllToAll(send_routes_.data(), send_bytes_, recv_routes_.data(),
-                     recv_bytes_);
-    return Unpack();
-  }
+    rows_ = rows;
+    PlanCopiesArgs plan;
+    plan.experts = experts;
+    plan.rows = rows;
+    plan.top_k = options_.top_k;
+    plan.rank_of = RankOf(layer);
+    plan.num_ranks = world_->size();
+    plan.counts = SentCounts();
+    plan.copy_of = static_cast<int32_t*>(copy_of_->data());
+    backend_->PlanCopies(plan);
 
-  void Combine(const float* y, float* out) override {
-    SetBytes(received_, PartBytes(), &send_bytes_);
-    SetBytes(sent_, PartBytes(), &recv_bytes_);
-    world_->AllToAll(y, send_bytes_, parts_->data(), recv_bytes_);
-    // Copies lie in order of destination, so every row adds in rank order.
-    const float* part = static_cast<const float*>(parts_->data());
-    for (int64_t copy = 0; copy < num_copies_; ++copy) {
-      float* const row = out + copy_rows_[copy] * options_.hidden;
-      for (int64_t c = 0; c < options_.hidden; ++c) row[c] += part[c];
-      part += options_.hidden;
-    }
-  }
+    PackCopiesArgs pack;
+    pack.x = x;
+    pack.row_bytes = row_bytes_;
+    pack.experts = experts;
+    pack.weights = weights;
+    pack.rows = rows;
+    pack.top_k = options_.top_k;
+    pack.rank_of = plan.rank_of;
+    pack.local_index = plan.rank_of + num_experts_;
+    pack.num_ranks = plan.num_ranks;
+    pack.counts = plan.counts;
+    pack.copy_of = plan.copy_of;
+    pack.packed_x = send_x_->data();
+    pack.packed_experts = static_cast<int32_t*>(send_experts_->data());
+    pack.packed_weights = static_cast<float*>(send_weights_->data());
+    backend_->PackCopies(pack);
 
- private:
-  // A copy travels with its route: for each slot the destination's local
-  // expert, then for each slot the weight.
-  static constexpr int64_t kSlotBytes = sizeof(int32_t) + sizeof(float);
-
-  int64_t MaxCopies() const {
-    return options_.max_rows * std::min(options_.top_k, world_->size());
-  }
-  int64_t MaxArrivals() const { return options_.max_rows * world_->size(); }
-  int64_t PartBytes() const {
-    return options_.hidden * static_cast<int64_t>(sizeof(float));
-  }
-
-  static void SetBytes(const std::vector<int64_t>& counts, int64_t bytes_each,
-                       std::vector<int64_t>* bytes) {
-    for (size_t r = 0; r < counts.size(); ++r) {
-      (*bytes)[r] = counts[r] * bytes_each;
-    }
-  }
-
-  // The destination of every slot, -1 where an earlier slot of its row already
-  // goes there; the copies for each destination, and where they begin.
-  void PlanCopies(int64_t rows, const int32_t* experts, int layer) {
-    std::fill(sent_.begin(), sent_.end(), 0);
-    for (int64_t row = 0; row < rows; ++row) {
-      int* const to = &destinations_[row * options_.top_k];
-      for (int j = 0; j < options_.top_k; ++j) {
-        const int rank =
-            placement_->RankOf(layer, experts[row * options_.top_k + j]);
-        const bool again = std::find(to, to + j, rank) != to + j;
-        to[j] = again ? -1 : rank;
-        if (!again) ++sent_[rank];
-      }
-    }
-    num_copies_ = 0;
-    for (int r = 0; r < world_->size(); ++r) {
-      next_copy_[r] = num_copies_;
-      num_copies_ += sent_[r];
-    }
-  }
-
-  void Pack(int64_t rows, const void* x, const int32_t* experts,
-            const float* weights, int layer) {
-    const int top_k = options_.top_k;
-    char* const send_x = static_cast<char*>(send_x_->data());
-    for (int64_t row = 0; row < rows; ++row) {
-      const int32_t* const row_experts = experts + row * top_k;
-      for (int j = 0; j < top_k; ++j) {
-        const int to = destinations_[row * top_k + j];
-        if (to < 0) continue;
-        const int64_t copy = next_copy_[to]++;
-        copy_rows_[copy] = row;
-        std::memcpy(send_x + copy * row_bytes_,
-                    static_cast<const char*>(x) + row * row_bytes_, row_bytes_);
-        char* const route = &send_routes_[copy * route_bytes_];
-        for (int k = 0; k < top_k; ++k) {
-          const int32_t local =
-              placement_->RankOf(layer, row_experts[k]) == to
-                  ? placement_->LocalIndex(layer, row_experts[k])
-                  : -1;
-          std::memcpy(route + k * sizeof(local), &local, sizeof(local));
-        }
-        std::memcpy(route + top_k * sizeof(int32_t), weights + row * top_k,
-                    top_k * sizeof(float));
-      }
-    }
-  }
-
-  DispatchedRows Unpack() {
-    const int top_k = options_.top_k;
+    ExchangeCounts();
+    world_->AllToAll(
+        {{send_x_->data(), recv_x_->data(), row_bytes_},
+         {send_experts_->data(), recv_experts_->data(), SlotBytes()},
+         {send_weights_->data(), recv_weights_->data(), SlotBytes()}},
+        sent_, received_);
     DispatchedRows in;
     for (const int64_t count : received_) in.rows += count;
-    for (int64_t row = 0; row < in.rows; ++row) {
-      const char* const route = &recv_routes_[row * route_bytes_];
-      std::memcpy(&local_experts_[row * top_k], route, top_k * sizeof(int32_t));
-      std::memcpy(&weights_[row * top_k], route + top_k * sizeof(int32_t),
-                  top_k * sizeof(float));
-    }
     in.x = recv_x_->data();
-    in.local_experts = local_experts_.data();
-    in.weights = weights_.data();
+    in.local_experts = static_cast<const int32_t*>(recv_experts_->data());
+    in.weights = static_cast<const float*>(recv_weights_->data());
     return in;
   }
 
+  void Combine(const float* y, float* out) override {
+    world_->AllToAll({{y, parts_->data(), PartBytes()}}, received_, sent_);
+    AddCopiesArgs add;
+    add.parts = static_cast<const float*>(parts_->data());
+    add.rows = rows_;
+    add.cols = options_.hidden;
+    add.num_ranks = world_->size();
+    add.counts = SentCounts();
+    add.copy_of = static_cast<const int32_t*>(copy_of_->data());
+    add.out = out;
+    backend_->AddCopies(add);
+  }
+
+ private:
+  int64_t SlotBytes() const {
+    return options_.top_k * static_cast<int64_t>(sizeof(int32_t));
+  }
+  int64_t PartBytes() const {
+    return options_.hidden * static_cast<int64_t>(sizeof(float));
+  }
+  int64_t* SentCounts() const { return static_cast<int64_t*>(counts_->data()); }
+  const int32_t* RankOf(int layer) const {
+    return static_cast<const int32_t*>(placement_->data()) +
+           int64_t{2} * layer * num_experts_;
+  }
+
+  // Tells every rank how much it will receive, and the host both directions:
+  // the only wait for the device.
+  void ExchangeCounts() {
+    const int ranks = world_->size();
+    int64_t* const counts = SentCounts();
+    world_->AllToAll({{counts, counts + ranks, sizeof(int64_t)}}, one_each_,
+                     one_each_);
+    const int64_t bytes = ranks * static_cast<int64_t>(sizeof(int64_t));
+    backend_->CopyToHost(sent_.data(), counts, bytes);
+    backend_->CopyToHost(received_.data(), counts + ranks, bytes);
+    backend_->Synchronize();
+  }
+
   Communicator* const world_;
-  const ExpertPlacement* const placement_;
+  Backend* const backend_;
   const Options options_;
+  const int num_experts_;
   const int64_t row_bytes_;
-  const int64_t route_bytes_;
+  const std::vector<int64_t> one_each_;  // [world] ones
 
-  // Of the latest Dispatch. Copies are numbered by destination, then by row.
-  std::vector<int64_t> sent_;       // [world] copies to each rank
-  std::vector<int64_t> received_;   // [world] copies from each rank
-  std::vector<int> destinations_;   // [max_rows, top_k]
-  std::vector<int64_t> copy_rows_;  // [copies] row of each copy
-  int64_t num_copies_ = 0;
+  // Of the latest Dispatch.
+  int64_t rows_ = 0;
+  std::vector<int64_t> sent_;      // [world] copies to each rank
+  std::vector<int64_t> received_;  // [world] copies from each rank
 
-  // Scratch.
-  std::vector<int64_t> send_bytes_;  // [world]
-  std::vector<int64_t> recv_bytes_;  // [world]
-  std::vector<int64_t> next_copy_;   // [world]
-  std::vector<char> send_routes_;    // [copies, route_bytes]
-  std::vector<char> recv_routes_;    // [arrivals, route_bytes]
-
-  std::vector<int32_t> local_experts_;    // [arrivals, top_k]
-  std::vector<float> weights_;            // [arrivals, top_k]
-  std::unique_ptr<DeviceBuffer> send_x_;  // [copies, hidden] x_dtype
-  std::unique_ptr<DeviceBuffer> recv_x_;  // [arrivals, hidden] x_dtype
-  std::unique_ptr<DeviceBuffer> parts_;   // [copies, hidden] fp32
+  // Device memory; token_copies.h says how copies are numbered.
+  std::unique_ptr<DeviceBuffer> placement_;  // [layers, 2, num_experts] int32
+  std::unique_ptr<DeviceBuffer> counts_;     // [2, world] sent and received
+  std::unique_ptr<DeviceBuffer> copy_of_;    // [max_rows, world] int32
+  std::unique_ptr<DeviceBuffer> send_x_;     // [copies, hidden] x_dtype
+  std::unique_ptr<DeviceBuffer> recv_x_;     // [arrivals, hidden] x_dtype
+  std::unique_ptr<DeviceBuffer> send_experts_;  // [copies, top_k] int32
+  std::unique_ptr<DeviceBuffer> recv_experts_;  // [arrivals, top_k] int32
+  std::unique_ptr<DeviceBuffer> send_weights_;  // [copies, top_k] fp32
+  std::unique_ptr<DeviceBuffer> recv_weights_;  // [arrivals, top_k] fp32
+  std::unique_ptr<DeviceBuffer> parts_;         // [copies, hidden] fp32
 };
 
 }  // namespace
@@ -196,9 +182,9 @@ absl::StatusOr<std::unique_ptr<TokenExchange>> MakeAllToAllTokenExchange(
         absl::StrCat("experts are placed on ", placement->world_size(),
                      " ranks, the world has ", world->size()));
   }
-  auto exchange =
-      std::make_unique<AllToAllTokenExchange>(world, placement, options);
-  RING_RETURN_IF_ERROR(exchange->Allocate(backend));
+  auto exchange = std::make_unique<AllToAllTokenExchange>(world, *placement,
+                                                          backend, options);
+  RING_RETURN_IF_ERROR(exchange->Allocate(*placement));
   return exchange;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "kernels/base/dtype.h"
 #include "parallel/range.h"
@@ -52,6 +53,13 @@ struct ReduceRowsArgs {
   GroupScale group_scale;  // unused when sum_of_squares is null
 };
 
+// One array of an AllToAll. send and recv may not overlap.
+struct AllToAllRows {
+  const void* send = nullptr;
+  void* recv = nullptr;
+  int64_t row_bytes = 0;
+};
+
 // A fixed set of ranks that run the same sequence of collectives. All calls
 // work on the backend's main queue: on CPU they are done on return, on CUDA
 // they are enqueued. Pointers are device pointers of the rank's backend.
@@ -72,20 +80,23 @@ class Communicator {
   // own place in recv.
   virtual void AllGather(const void* send, void* recv, int64_t bytes) = 0;
 
-  // Sends send_bytes[r] bytes to rank r; the blocks lie in rank order without
-  // gaps, in send and in recv. recv_bytes[r] must equal what r sends here.
-  // Counts are host values; blocks may be empty.
-  virtual void AllToAll(const void* send, absl::Span<const int64_t> send_bytes,
-                        void* recv, absl::Span<const int64_t> recv_bytes) = 0;
-
-  // counts_out[r] = what rank r has in counts[rank()]: tells every rank how
-  // much it will receive. Host values, synchronous.
-  virtual void ExchangeCounts(absl::Span<const int64_t> counts,
-                              absl::Span<int64_t> counts_out) = 0;
+  // Sends send_rows[r] rows of every array to rank r; the blocks lie in rank
+  // order without gaps, in send and in recv. recv_rows[r] must equal what r
+  // sends here. Counts are host values; blocks may be empty. Several arrays in
+  // one call cost little more than one.
+  virtual void AllToAll(absl::Span<const AllToAllRows> arrays,
+                        absl::Span<const int64_t> send_rows,
+                        absl::Span<const int64_t> recv_rows) = 0;
 
   // Reduction, residual sum and RMS norm in one call; see ReduceRowsArgs. The
   // sum is always taken in rank order, so its bits do not depend on timing.
   virtual void ReduceRows(const ReduceRowsArgs& args) = 0;
+
+  // Collective, the last call of a run without failure: ends the connections.
+  // Without it they are left to the end of the process, as closing them would
+  // wait for ranks that may be gone. DEADLINE_EXCEEDED when a rank does not
+  // take part.
+  virtual absl::Status Close() { return absl::OkStatus(); }
 };
 
 // A rank's communicators, one for each axis of the mesh (mesh.h).
@@ -93,6 +104,9 @@ struct MeshCommunicators {
   std::unique_ptr<Communicator> world;  // all ranks
   std::unique_ptr<Communicator> tp;     // this dp group, in order of tp_rank
   std::unique_ptr<Communicator> dp;     // equal tp_rank, in order of dp_rank
+
+  // Closes all, in the same order on every rank.
+  absl::Status Close() const;
 };
 
 }  // namespace ring

@@ -29,8 +29,8 @@ class MpiCommunicator final : public HostCommunicator {
   int size() const override { return transport_->size(); }
 
  private:
-  void Exchange(absl::Span<const SendBlock> sends,
-                absl::Span<const RecvBlock> recvs) override {
+  void ExchangeWithPeers(absl::Span<const SendBlock> sends,
+                         absl::Span<const RecvBlock> recvs) override {
     const absl::Status status = transport_->Exchange(sends, recvs);
     RING_CHECK(status.ok()) << status;
   }

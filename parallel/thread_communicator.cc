@@ -88,7 +88,8 @@ class ThreadCommunicator final : public HostCommunicator {
  private:
   using Sends = absl::Span<const SendBlock>;
 
-  void Exchange(Sends sends, absl::Span<const RecvBlock> recvs) override {
+  void ExchangeWithPeers(Sends sends,
+                         absl::Span<const RecvBlock> recvs) override {
     const auto deadline = ThreadGroup::Clock::now() + kLostRank;
     RING_CHECK(group_->Show(rank_, &sends, deadline))
         << "rank " << rank_ << " waited for its peers in vain";

@@ -52,9 +52,9 @@ class TokenExchange {
 
   virtual ~TokenExchange() = default;
 
-  // x: [rows, hidden] of the activation dtype. experts: [rows, top_k] global
-  // expert ids; weights: [rows, top_k] fp32. rows may be 0 and may differ
-  // between ranks. `layer` selects the placement.
+  // Device pointers. x: [rows, hidden] of the activation dtype. experts: [rows,
+  // top_k] global expert ids; weights: [rows, top_k] fp32. rows may be 0 and
+  // may differ between ranks. `layer` selects the placement.
   virtual DispatchedRows Dispatch(int64_t rows, const void* x,
                                   const int32_t* experts, const float* weights,
                                   int layer) = 0;

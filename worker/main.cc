@@ -136,9 +136,15 @@ absl::Status Lead(const WorkerFlags& flags, const Rank& rank, StepLoop* loop,
 absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
                    SideLink* side_link, Progress* progress, StopOnSignal* stop,
                    Watchdog* watchdog) {
-  RING_ASSIGN_OR_RETURN(const std::unique_ptr<Rank> rank,
-                        Rank::Create(flags, mpi, progress));
-  if (flags.bench) return RunBench(flags, rank.get());
+  RING_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Rank> rank,
+      Rank::Create(flags, mpi, progress, [watchdog](const std::string& what) {
+        watchdog->Fail(what);
+      }));
+  if (flags.bench) {
+    RING_RETURN_IF_ERROR(RunBench(flags, rank.get()));
+    return rank->Close();
+  }
   StepLoop loop({.control = mpi->control(),
                  .side_link = side_link,
                  .engine = &rank->engine(),
@@ -146,8 +152,10 @@ absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
                  .data_parallel = rank->mesh().dp(),
                  .tensor_parallel = rank->mesh().tp(),
                  .overlap = rank->on_gpu()});
-  if (!rank->mesh().is_leader()) return loop.RunFollower();
-  return Lead(flags, *rank, &loop, stop, watchdog);
+  RING_RETURN_IF_ERROR(rank->mesh().is_leader()
+                           ? Lead(flags, *rank, &loop, stop, watchdog)
+                           : loop.RunFollower());
+  return rank->Close();
 }
 
 // A rank whose engine cannot go on ends the group; only a run without failure

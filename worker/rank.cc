@@ -11,6 +11,7 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/paged_attention/paged_attention.h"
+#include "parallel/communicator_factory.h"
 #include "worker/model_files/checkpoint.h"
 #include "worker/shard_of_mesh.h"
 
@@ -65,7 +66,8 @@ DecayMode DecayModeOf(const WorkerFlags& flags) {
 
 absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const WorkerFlags& flags,
                                                    MpiRuntime* mpi,
-                                                   Progress* progress) {
+                                                   Progress* progress,
+                                                   FailureHandler on_failure) {
   std::unique_ptr<Rank> rank(new Rank);
   RING_ASSIGN_OR_RETURN(ModelConfigFile file, ReadModelConfig(flags.model));
   rank->config_ = std::move(file.config);
@@ -105,13 +107,13 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const WorkerFlags& flags,
           : config.max_position_embeddings;
   rank->num_pages_ = static_cast<int>(flags.kv_tokens / kPageTokens);
 
-  HostCommunicator::Options communicator;
-  communicator.backend = backend;
-  communicator.progress = progress;
-  communicator.max_reduce_rows = flags.max_batch_tokens;
-  communicator.max_reduce_cols = config.hidden_size;
+  CommunicatorOptions communicators;
+  communicators.collectives = {backend, progress, flags.max_batch_tokens,
+                               config.hidden_size};
+  communicators.share_gpu = flags.share_gpu;
+  communicators.on_failure = std::move(on_failure);
   RING_ASSIGN_OR_RETURN(rank->communicators_,
-                        mpi->CreateCommunicators(mesh, communicator));
+                        MakeCommunicators(mpi, mesh, communicators));
   Engine::Parts parts;
   parts.config = &config;
   parts.weights = &rank->weights_->weights();

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
@@ -22,10 +24,15 @@ class Rank {
  public:
   // Reads the config, takes the device, loads the weights, takes all memory.
   // Collective: every rank of the world calls it with the same flags. Errors
-  // say what does not fit, or which file or device is missing.
-  static absl::StatusOr<std::unique_ptr<Rank>> Create(const WorkerFlags& flags,
-                                                      MpiRuntime* mpi,
-                                                      Progress* progress);
+  // say what does not fit, or which file or device is missing. `on_failure` is
+  // told of an error within a collective and ends the process.
+  using FailureHandler = std::function<void(const std::string& what)>;
+  static absl::StatusOr<std::unique_ptr<Rank>> Create(
+      const WorkerFlags& flags, MpiRuntime* mpi, Progress* progress,
+      FailureHandler on_failure);
+
+  // Collective, at the end of a run without failure.
+  absl::Status Close() { return communicators_.Close(); }
 
   const ModelConfig& config() const { return config_; }
   const Mesh& mesh() const { return *mesh_; }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/kernels/cuda/device_arena.h"
 
 namespace ring {
 namespace {
@@ -15,19 +15,22 @@ unsigned char ByteOf(int from, int to, int64_t i) {
   return static_cast<unsigned char>(from * 37 + to * 11 + i * 7 + i / 256);
 }
 
-void AllGatherBringsAllBlocks(Communicator* world, ControlChannel*) {
+void AllGatherBringsAllBlocks(Communicator* world, ControlChannel*,
+                              Backend* backend) {
   const int n = world->size();
   for (const int64_t bytes : {0, 1, 7, 4096, 300001}) {
     for (const bool in_place : {false, true}) {
       std::vector<unsigned char> own(bytes);
       for (int64_t i = 0; i < bytes; ++i) own[i] = ByteOf(world->rank(), 0, i);
       std::vector<unsigned char> all(n * bytes, 0xee);
-      const void* send = own.data();
-      if (in_place && bytes > 0) {
-        std::memcpy(&all[world->rank() * bytes], own.data(), bytes);
-        send = &all[world->rank() * bytes];
+      if (in_place) {
+        std::copy(own.begin(), own.end(), all.begin() + world->rank() * bytes);
       }
-      world->AllGather(send, all.data(), bytes);
+      DeviceArena arena(backend);
+      unsigned char* const recv = arena.Put(all);
+      world->AllGather(in_place ? recv + world->rank() * bytes : arena.Put(own),
+                       recv, bytes);
+      all = arena.Get(recv, n * bytes);
       for (int r = 0; r < n; ++r) {
         for (int64_t i = 0; i < bytes; ++i) {
           ASSERT_EQ(all[r * bytes + i], ByteOf(r, 0, i))
@@ -45,7 +48,8 @@ int64_t BytesBetween(int from, int to, int round) {
   return (from * 3 + to * 5 + round) % 4 == 0 ? 0 : from * 13 + to * 29 + round;
 }
 
-void AllToAllTakesUnevenAndEmptyBlocks(Communicator* world, ControlChannel*) {
+void AllToAllTakesUnevenAndEmptyBlocks(Communicator* world, ControlChannel*,
+                                       Backend* backend) {
   const int n = world->size();
   const int me = world->rank();
   for (int round = 0; round < 6; ++round) {
@@ -61,25 +65,24 @@ void AllToAllTakesUnevenAndEmptyBlocks(Communicator* world, ControlChannel*) {
       }
       recv_total += recv_bytes[r];
     }
-    std::vector<unsigned char> recv(recv_total);
-    world->AllToAll(send.data(), send_bytes, recv.data(), recv_bytes);
+    // Beside the bytes, an array with one number a byte.
+    std::vector<int32_t> numbers(send.begin(), send.end());
+    DeviceArena arena(backend);
+    auto* const recv_data = arena.Make<unsigned char>(recv_total);
+    auto* const recv_numbers = arena.Make<int32_t>(recv_total);
+    world->AllToAll({{arena.Put(send), recv_data, 1},
+                     {arena.Put(numbers), recv_numbers, sizeof(int32_t)}},
+                    send_bytes, recv_bytes);
+    const std::vector<unsigned char> recv = arena.Get(recv_data, recv_total);
+    numbers = arena.Get(recv_numbers, recv_total);
     size_t at = 0;
     for (int r = 0; r < n; ++r) {
-      for (int64_t i = 0; i < recv_bytes[r]; ++i) {
-        ASSERT_EQ(recv[at++], ByteOf(r, me, i)) << "from " << r << " at " << i;
+      for (int64_t i = 0; i < recv_bytes[r]; ++i, ++at) {
+        ASSERT_EQ(recv[at], ByteOf(r, me, i)) << "from " << r << " at " << i;
+        ASSERT_EQ(numbers[at], recv[at]) << "from " << r << " at " << i;
       }
     }
   }
-}
-
-void ExchangeCountsTransposes(Communicator* world, ControlChannel*) {
-  const int n = world->size();
-  std::vector<int64_t> counts(n);
-  std::vector<int64_t> counts_out(n, -1);
-  for (int r = 0; r < n; ++r) counts[r] = world->rank() * 1000 + r;
-  world->ExchangeCounts(counts, absl::MakeSpan(counts_out));
-  for (int r = 0; r < n; ++r)
-    EXPECT_EQ(counts_out[r], r * 1000 + world->rank());
 }
 
 // Small integers: exact in bf16, and in fp32 after any sum.
@@ -122,7 +125,7 @@ double ExpectedSum(const ReduceCase& c, int size, int64_t row, int64_t col) {
   return sum;
 }
 
-void CheckReduce(Communicator* world, const ReduceCase& c) {
+void CheckReduce(Communicator* world, Backend* backend, const ReduceCase& c) {
   const int me = world->rank();
   const RowRange mine = c.keep[me];
   const int64_t values = mine.size() * c.cols;
@@ -144,29 +147,33 @@ void CheckReduce(Communicator* world, const ReduceCase& c) {
   for (int64_t col = 0; col < c.cols; ++col) {
     weight[col] = 0.5f + static_cast<float>(col % 3);
   }
-  std::vector<float> normed(values);
-  std::vector<BFloat16> normed_bf16(values);
   const bool bf16_out = c.normed_dtype == DType::kBFloat16;
 
+  DeviceArena arena(backend);
   ReduceRowsArgs args;
   args.partial_dtype = c.partial_dtype;
-  args.partial = partial.data();
-  if (c.partial_dtype == DType::kBFloat16) args.partial = partial_bf16.data();
+  args.partial = arena.Put(partial);
+  if (c.partial_dtype == DType::kBFloat16) {
+    args.partial = arena.Put(partial_bf16);
+  }
   args.rows = c.rows;
   args.cols = c.cols;
   args.keep = c.keep;
-  args.residual = residual.data();
+  args.residual = arena.Put(residual);
   if (c.norm) {
-    args.norm_weight = weight.data();
+    args.norm_weight = arena.Put(weight);
     args.norm_eps = 1e-6f;
     args.normed_dtype = c.normed_dtype;
-    args.normed = normed.data();
-    if (bf16_out) args.normed = normed_bf16.data();
+    args.normed =
+        arena.MakeBytes(values * static_cast<int64_t>(SizeOf(c.normed_dtype)));
   }
   if (c.ranks_per_group > 0) {
-    args.group_scale = {squares.data(), c.ranks_per_group, 64, 1e-6f};
+    args.group_scale = {arena.Put(squares), c.ranks_per_group, 64, 1e-6f};
   }
   world->ReduceRows(args);
+  residual = arena.Get(args.residual, values);
+  std::vector<float> normed;
+  if (c.norm) normed = arena.GetFloats(args.normed, values, c.normed_dtype);
 
   // fp32 sums of fewer than 100 terms; bf16 rounds to 8 bits.
   const double tolerance = 1e-5;
@@ -185,9 +192,8 @@ void CheckReduce(Communicator* world, const ReduceCase& c) {
     for (int64_t col = 0; col < c.cols; ++col) {
       const double want =
           ExpectedSum(c, world->size(), row, col) / rms * weight[col];
-      const int64_t i = (row - mine.begin) * c.cols + col;
-      const float got = bf16_out ? ToFloat(normed_bf16[i]) : normed[i];
-      ASSERT_NEAR(got, want, normed_tolerance * (1 + std::abs(want)));
+      ASSERT_NEAR(normed[(row - mine.begin) * c.cols + col], want,
+                  normed_tolerance * (1 + std::abs(want)));
     }
   }
 }
@@ -207,7 +213,8 @@ std::vector<RowRange> Scatter(int size, int64_t rows) {
   return keep;
 }
 
-void ReduceRowsAsAllReduce(Communicator* world, ControlChannel*) {
+void ReduceRowsAsAllReduce(Communicator* world, ControlChannel*,
+                           Backend* backend) {
   for (const int64_t rows : {0, 1, 5, 64}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       ReduceCase c;
@@ -216,24 +223,26 @@ void ReduceRowsAsAllReduce(Communicator* world, ControlChannel*) {
       c.keep = EveryoneKeeps(world->size(), rows);
       c.partial_dtype = dtype;
       c.normed_dtype = dtype;
-      CheckReduce(world, c);
+      CheckReduce(world, backend, c);
     }
   }
 }
 
-void ReduceRowsAsReduceScatter(Communicator* world, ControlChannel*) {
+void ReduceRowsAsReduceScatter(Communicator* world, ControlChannel*,
+                               Backend* backend) {
   for (const int64_t rows : {0, 1, 3, 10, 64}) {
     ReduceCase c;
     c.rows = rows;
     c.cols = 33;
     c.keep = Scatter(world->size(), rows);
-    CheckReduce(world, c);
+    CheckReduce(world, backend, c);
     c.norm = false;
-    CheckReduce(world, c);
+    CheckReduce(world, backend, c);
   }
 }
 
-void ReduceRowsKeepsTheRowsOfOnesGroup(Communicator* world, ControlChannel*) {
+void ReduceRowsKeepsTheRowsOfOnesGroup(Communicator* world, ControlChannel*,
+                                       Backend* backend) {
   // Two groups of ranks; both ranks of a group keep the same rows.
   const int64_t bucket = 6;
   ReduceCase c;
@@ -243,10 +252,11 @@ void ReduceRowsKeepsTheRowsOfOnesGroup(Communicator* world, ControlChannel*) {
     const int64_t group = r * 2 / world->size();
     c.keep.push_back({group * bucket, (group + 1) * bucket});
   }
-  CheckReduce(world, c);
+  CheckReduce(world, backend, c);
 }
 
-void ReduceRowsScalesByNormGroups(Communicator* world, ControlChannel*) {
+void ReduceRowsScalesByNormGroups(Communicator* world, ControlChannel*,
+                                  Backend* backend) {
   for (const int ranks_per_group : {1, 2, world->size()}) {
     if (world->size() % ranks_per_group != 0) continue;
     for (const int64_t rows : {1, 9}) {
@@ -255,26 +265,33 @@ void ReduceRowsScalesByNormGroups(Communicator* world, ControlChannel*) {
       c.cols = 48;
       c.ranks_per_group = ranks_per_group;
       c.keep = EveryoneKeeps(world->size(), rows);
-      CheckReduce(world, c);
+      CheckReduce(world, backend, c);
       c.keep = Scatter(world->size(), rows);
       c.partial_dtype = DType::kBFloat16;
-      CheckReduce(world, c);
+      CheckReduce(world, backend, c);
     }
   }
 }
 
 // Fast ranks run ahead of slow ones; nothing of one call may reach another.
-void CollectivesInARowDoNotMix(Communicator* world, ControlChannel* control) {
+void CollectivesInARowDoNotMix(Communicator* world, ControlChannel* control,
+                               Backend* backend) {
   const int n = world->size();
   for (int64_t round = 0; round < 100; ++round) {
     const int64_t own = world->rank() * 1000 + round;
-    std::vector<int64_t> all(n);
-    world->AllGather(&own, all.data(), sizeof(own));
+    DeviceArena arena(backend);
+    int64_t* const gathered = arena.Make<int64_t>(n);
+    world->AllGather(arena.Put<int64_t>({own}), gathered, sizeof(own));
     std::string plan = world->rank() == 0 ? std::to_string(round) : "";
     ASSERT_TRUE(control->Broadcast(&plan).ok());
     ASSERT_EQ(plan, std::to_string(round));
-    std::vector<int64_t> out(n);
-    world->ExchangeCounts(std::vector<int64_t>(n, -own), absl::MakeSpan(out));
+    int64_t* const swapped = arena.Make<int64_t>(n);
+    const std::vector<int64_t> one_each(n, 1);
+    world->AllToAll(
+        {{arena.Put(std::vector<int64_t>(n, -own)), swapped, sizeof(int64_t)}},
+        one_each, one_each);
+    const std::vector<int64_t> all = arena.Get(gathered, n);
+    const std::vector<int64_t> out = arena.Get(swapped, n);
     for (int r = 0; r < n; ++r) {
       ASSERT_EQ(all[r], r * 1000 + round);
       ASSERT_EQ(out[r], -(r * 1000 + round));
@@ -283,7 +300,8 @@ void CollectivesInARowDoNotMix(Communicator* world, ControlChannel* control) {
 }
 
 void ControlChannelCarriesMessagesOfAnyLength(Communicator* world,
-                                              ControlChannel* control) {
+                                              ControlChannel* control,
+                                              Backend*) {
   ASSERT_EQ(control->rank(), world->rank());
   ASSERT_EQ(control->size(), world->size());
   for (const size_t length : {0, 1, 5000, 3000000}) {
@@ -315,7 +333,6 @@ const std::vector<CollectiveCase>& CollectiveCases() {
   static const auto* cases = new std::vector<CollectiveCase>{
       {"AllGather", AllGatherBringsAllBlocks},
       {"AllToAll", AllToAllTakesUnevenAndEmptyBlocks},
-      {"ExchangeCounts", ExchangeCountsTransposes},
       {"AllReduce", ReduceRowsAsAllReduce},
       {"ReduceScatter", ReduceRowsAsReduceScatter},
       {"ReduceToGroups", ReduceRowsKeepsTheRowsOfOnesGroup},

@@ -28,10 +28,11 @@ TEST_P(MpiCommunicatorTest, PassesTheCase) {
   const auto mesh = Mesh::Create(ConfigOf(world.runtime->size(), 1));
   ASSERT_TRUE(mesh.ok()) << mesh.status();
   auto axes = world.runtime->CreateCommunicators(
-      *mesh, {backend.get(), &world.progress, kMaxCaseRows, kMaxCaseCols});
+      *mesh, {backend.get(), &world.progress, kMaxCaseRows, kMaxCaseCols,
+              kMaxCasePartsBytes});
   ASSERT_TRUE(axes.ok()) << axes.status();
-  CollectiveCases()[GetParam()].run(axes->world.get(),
-                                    world.runtime->control());
+  CollectiveCases()[GetParam()].run(axes->world.get(), world.runtime->control(),
+                                    backend.get());
 }
 
 INSTANTIATE_TEST_SUITE_P(

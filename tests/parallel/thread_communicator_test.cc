@@ -42,9 +42,10 @@ TEST_P(ThreadCommunicatorTest, PassesTheCase) {
     const auto mesh = Mesh::Create(ConfigOf(rank, ranks, 1));
     ASSERT_TRUE(mesh.ok()) << mesh.status();
     auto axes = world.Communicators(
-        *mesh, {backend.get(), &progress[rank], kMaxCaseRows, kMaxCaseCols});
+        *mesh, {backend.get(), &progress[rank], kMaxCaseRows, kMaxCaseCols,
+                kMaxCasePartsBytes});
     ASSERT_TRUE(axes.ok()) << axes.status();
-    test_case.run(axes->world.get(), control.get());
+    test_case.run(axes->world.get(), control.get(), backend.get());
   });
   // Ranks in lock step have begun the same number of collectives.
   for (int r = 1; r < ranks; ++r) {

@@ -2,8 +2,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/cpu_backend.h"
 #include "parallel/alltoall_token_exchange.h"
+#include "tests/kernels/cuda/device_arena.h"
 #include "tests/parallel/collective_cases.h"
 
 namespace ring {
@@ -60,9 +60,9 @@ std::vector<ExchangeCase> CasesFor(int size) {
           {"same experts", uneven, AlwaysTheFirst}};
 }
 
-void CheckExchange(Communicator* world, const ExpertPlacement& placement,
-                   const ExchangeCase& c, int layer, DType x_dtype,
-                   TokenExchange* exchange) {
+void CheckExchange(Communicator* world, Backend* backend,
+                   const ExpertPlacement& placement, const ExchangeCase& c,
+                   int layer, DType x_dtype, TokenExchange* exchange) {
   const int me = world->rank();
   const int64_t rows = c.rows[me];
   std::vector<float> x(rows * kHidden);
@@ -79,11 +79,12 @@ void CheckExchange(Communicator* world, const ExpertPlacement& placement,
       weights[row * kTopK + j] = WeightOf(me, row, j);
     }
   }
-  const bool bf16 = x_dtype == DType::kBFloat16;
-  const void* x_data =
-      bf16 ? static_cast<const void*>(x_bf16.data()) : x.data();
-  const DispatchedRows in =
-      exchange->Dispatch(rows, x_data, experts.data(), weights.data(), layer);
+  DeviceArena arena(backend);
+  const void* const x_data = x_dtype == DType::kBFloat16
+                                 ? static_cast<void*>(arena.Put(x_bf16))
+                                 : arena.Put(x);
+  const DispatchedRows in = exchange->Dispatch(rows, x_data, arena.Put(experts),
+                                               arena.Put(weights), layer);
 
   // A row comes here once if any of its experts lives here.
   int64_t expected_rows = 0;
@@ -98,20 +99,22 @@ void CheckExchange(Communicator* world, const ExpertPlacement& placement,
   }
   ASSERT_EQ(in.rows, expected_rows);
 
+  const auto in_x = arena.GetFloats(in.x, in.rows * kHidden, x_dtype);
+  const auto in_experts = arena.Get(in.local_experts, in.rows * kTopK);
+  const auto in_weights = arena.Get(in.weights, in.rows * kTopK);
   std::vector<float> y(in.rows * kHidden);
   for (int64_t i = 0; i < in.rows * kHidden; ++i) {
-    const float value = bf16 ? ToFloat(static_cast<const BFloat16*>(in.x)[i])
-                             : static_cast<const float*>(in.x)[i];
     const int64_t slots = i / kHidden * kTopK;
     for (int j = 0; j < kTopK; ++j) {
-      const int32_t local = in.local_experts[slots + j];
+      const int32_t local = in_experts[slots + j];
       if (local < 0) continue;
-      y[i] += in.weights[slots + j] *
-              Expert(layer, placement.Owned(layer, me)[local], value);
+      y[i] += in_weights[slots + j] *
+              Expert(layer, placement.Owned(layer, me)[local], in_x[i]);
     }
   }
-  std::vector<float> out(rows * kHidden, 1.0f);
-  exchange->Combine(y.data(), out.data());
+  float* const sum = arena.Put(std::vector<float>(rows * kHidden, 1.0f));
+  exchange->Combine(arena.Put(y), sum);
+  const std::vector<float> out = arena.Get(sum, rows * kHidden);
 
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t col = 0; col < kHidden; ++col) {
@@ -129,21 +132,22 @@ void CheckExchange(Communicator* world, const ExpertPlacement& placement,
 
 }  // namespace
 
-void TokenExchangeEqualsLocalExperts(Communicator* world, ControlChannel*) {
-  const auto backend = MakeCpuBackend(1);
+void TokenExchangeEqualsLocalExperts(Communicator* world, ControlChannel*,
+                                     Backend* backend) {
   const ExpertPlacement placement = PlacementOver(world->size());
   for (const DType x_dtype : {DType::kFloat32, DType::kBFloat16}) {
     auto exchange = MakeAllToAllTokenExchange(
-        world, &placement, backend.get(), {kMaxRows, kHidden, kTopK, x_dtype});
+        world, &placement, backend, {kMaxRows, kHidden, kTopK, x_dtype});
     ASSERT_TRUE(exchange.ok()) << exchange.status();
     for (const ExchangeCase& c : CasesFor(world->size())) {
       for (int layer = 0; layer < placement.num_layers(); ++layer) {
-        CheckExchange(world, placement, c, layer, x_dtype, exchange->get());
+        CheckExchange(world, backend, placement, c, layer, x_dtype,
+                      exchange->get());
       }
     }
   }
   const auto other = ExpertPlacement::Contiguous(1, 4, world->size() + 1);
-  EXPECT_EQ(MakeAllToAllTokenExchange(world, &*other, backend.get(),
+  EXPECT_EQ(MakeAllToAllTokenExchange(world, &*other, backend,
                                       {1, 1, 1, DType::kFloat32})
                 .status()
                 .code(),

@@ -8,24 +8,13 @@
 #include <vector>
 
 #include "kernels/base/dtype.h"
-#include "kernels/base/mutex.h"
 #include "parallel/mesh.h"
+#include "tests/support/event_log.h"
 #include "worker/engine.h"
 #include "worker/model/load_plan.h"
-#include "worker/request_sink.h"
 #include "worker/scheduler.h"
 
 namespace ring {
-
-// What became of one request.
-struct Completion {
-  std::vector<int32_t> tokens;
-  std::vector<float> logprobs;
-  FinishReason finish = FinishReason::kNone;
-  absl::Status error;
-  int64_t next_index = -1;  // of the next event; -1: none has come
-  bool done() const { return finish != FinishReason::kNone || !error.ok(); }
-};
 
 // Ranks talk through ThreadWorld; the scheduler, step loop, engine and model
 // are those of ring-worker. Thread-safe.
@@ -51,8 +40,7 @@ class MiniGroup {
     bool load_on_backend = false;
     int num_token_ids = 1 << 30;
     int threads = 1;
-    // As MakeBackend takes it. A GPU holds one rank and the replicated
-    // exchange.
+    // As MakeBackend takes it. Threads with a GPU each cannot talk: one rank.
     std::string device = "cpu";
     // Called on each rank's thread before its first step.
     std::function<void(int rank, const Mesh& mesh, Engine* engine)> on_ready;
@@ -77,13 +65,12 @@ class MiniGroup {
   LoadReport load() const;
 
  private:
-  class Events;
   struct Ranks;
   MiniGroup();
 
   Options options_;
   std::unique_ptr<Scheduler> scheduler_;
-  std::unique_ptr<Events> events_;
+  std::unique_ptr<EventLog> events_;
   std::unique_ptr<Ranks> ranks_;
   uint64_t next_id_ = 1;
 };

@@ -50,11 +50,8 @@ class TestCommunicator final : public Communicator {
     meeting_->barrier.arrive_and_wait();
   }
 
-  void AllToAll(const void*, absl::Span<const int64_t>, void*,
+  void AllToAll(absl::Span<const AllToAllRows>, absl::Span<const int64_t>,
                 absl::Span<const int64_t>) override {
-    ADD_FAILURE() << "the sampler only gathers";
-  }
-  void ExchangeCounts(absl::Span<const int64_t>, absl::Span<int64_t>) override {
     ADD_FAILURE() << "the sampler only gathers";
   }
   void ReduceRows(const ReduceRowsArgs&) override {

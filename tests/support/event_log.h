@@ -1,0 +1,85 @@
+// What a scheduler says about its requests.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/base/check.h"
+#include "kernels/base/mutex.h"
+#include "worker/request_sink.h"
+#include "worker/scheduler.h"
+
+namespace ring {
+
+// What became of one request.
+struct Completion {
+  std::vector<int32_t> tokens;
+  std::vector<float> logprobs;
+  FinishReason finish = FinishReason::kNone;
+  absl::Status error;
+  int64_t next_index = -1;  // of the next event; -1: none has come
+  bool done() const { return finish != FinishReason::kNone || !error.ok(); }
+};
+
+// Collects events by request. Thread-safe.
+class EventLog final : public EventSink {
+ public:
+  void Publish(std::vector<TokenEvent> events) override {
+    MutexLock lock(&mutex_);
+    for (TokenEvent& event : events) {
+      Completion& completion = completions_[event.id];
+      RING_CHECK(!completion.done()) << "an event after the last";
+      // A continuation starts after the tokens that came with it.
+      if (completion.next_index < 0) completion.next_index = event.start_index;
+      RING_CHECK_EQ(event.start_index, completion.next_index);
+      completion.next_index += static_cast<int64_t>(event.tokens.size());
+      completion.tokens.insert(completion.tokens.end(), event.tokens.begin(),
+                               event.tokens.end());
+      completion.logprobs.insert(completion.logprobs.end(),
+                                 event.logprobs.begin(), event.logprobs.end());
+      completion.finish = event.finish;
+      completion.error = event.error;
+    }
+    changed_.NotifyAll();
+  }
+  void PublishLoad(const LoadReport& load) override {
+    MutexLock lock(&mutex_);
+    load_ = load;
+  }
+  LoadReport load() {
+    MutexLock lock(&mutex_);
+    return load_;
+  }
+
+  void Fail(uint64_t id, absl::Status error) {
+    MutexLock lock(&mutex_);
+    completions_[id].error = std::move(error);
+  }
+
+  // Waits for the end of a request, at most two minutes.
+  Completion Wait(uint64_t id) {
+    const auto deadline =
+        std::chrono::steady_clock::now() + std::chrono::minutes(2);
+    MutexLock lock(&mutex_);
+    while (!completions_[id].done()) {
+      if (!changed_.WaitUntil(&mutex_, deadline)) {
+        Completion late = completions_[id];
+        late.error = absl::DeadlineExceededError("no end within two minutes");
+        return late;
+      }
+    }
+    return completions_[id];
+  }
+
+ private:
+  Mutex mutex_;
+  CondVar changed_;
+  std::map<uint64_t, Completion> completions_ GUARDED_BY(mutex_);
+  LoadReport load_ GUARDED_BY(mutex_);
+};
+
+}  // namespace ring
