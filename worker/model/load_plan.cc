@@ -1,6 +1,7 @@
 #include "worker/model/load_plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -252,6 +253,11 @@ void ShardWalk::PlaceScales(const TensorInfo& tensor,
   matrix->row_scale = At<int32_t>(row_scale_dest);
   matrix->scale_cols = block_cols.size();
   matrix->scale_col_offset = cols.begin % kScaleBlock;
+  matrix->scale_row_run = kScaleBlock;
+  for (const SliceRange& range : rows) {
+    matrix->scale_row_run =
+        std::gcd(matrix->scale_row_run, std::gcd(range.begin, range.size()));
+  }
 
   int32_t* row_scale = At<int32_t>(row_scale_dest);
   int64_t scale_row = 0;
