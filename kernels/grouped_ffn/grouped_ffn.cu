@@ -6,15 +6,14 @@
 
 #include "kernels/cuda_stream.cuh"
 #include "kernels/grouped_ffn/ffn_kernels.cuh"
+#include "kernels/grouped_ffn/prompt_workspace.h"
 
 namespace ring::cuda {
 namespace {
 
 // From here on an expert of 256 is chosen by several rows at top-8, and tiles
 // read weights less often than streaming does.
-constexpr int64_t kTileRows = 128;
-// Rows that DenseFfnWorkspaceBytes has room for.
-constexpr int64_t kDenseRowBlock = 256;
+constexpr int64_t kGroupedTileRows = kMinPromptRows;
 
 void RunFfn(const FfnUnits& units, bool tiles, Stream* stream) {
   if (tiles && TileFfnSupports(units)) {
@@ -40,7 +39,7 @@ void DenseFfn(const DenseFfnArgs& args, Stream* stream) {
     // Decode rows and prompt rows take different kernels.
     const bool decode = row < args.decode_rows;
     const int64_t end = decode ? args.decode_rows : args.rows;
-    units.rows = std::min(kDenseRowBlock, end - row);
+    units.rows = std::min(kDenseFfnRows, end - row);
     units.x = static_cast<const char*>(args.x) +
               row * hidden * static_cast<int64_t>(SizeOf(args.x_dtype));
     units.y = args.y + row * hidden;
@@ -67,7 +66,7 @@ void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
   units.matrices = args.experts;
   units.h = args.workspace;
   units.y = args.y;
-  RunFfn(units, args.rows >= kTileRows, stream);
+  RunFfn(units, args.rows >= kGroupedTileRows, stream);
 }
 
 }  // namespace ring::cuda
