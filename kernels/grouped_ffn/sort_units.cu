@@ -14,6 +14,8 @@ namespace {
 
 constexpr int kWarps = kUnitsPerBlock / kWarp;
 constexpr int kPlanThreads = kMaxExperts;
+constexpr int kBatch =
+    32;  // counts that a thread of PlanTiles fetches at a time
 
 // before[w][e]: units of expert e in the block's warps before w; the last row
 // counts all. Returns the rank of this thread's unit among its expert's in the
@@ -91,13 +93,19 @@ __global__ void __launch_bounds__(kPlanThreads)
   __shared__ int shared[kPlanThreads / kWarp];
   const int e = threadIdx.x;
   int mine = 0;
-  if (e < num_experts) {
-#pragma unroll 8
-    for (int64_t b = 0; b < blocks; ++b) {
-      int32_t* const at = &sorted.counts[b * num_experts + e];
-      const int count = *at;
-      *at = mine;
-      mine += count;
+  for (int64_t batch = 0; batch < blocks && e < num_experts; batch += kBatch) {
+    // Loads before stores: the compiler cannot know that they do not meet.
+    int count[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      count[i] =
+          batch + i < blocks ? sorted.counts[(batch + i) * num_experts + e] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      if (batch + i < blocks)
+        sorted.counts[(batch + i) * num_experts + e] = mine;
+      mine += count[i];
     }
   }
   int total = 0;

@@ -22,6 +22,7 @@ namespace ring::cuda {
 namespace {
 
 constexpr int kCopyThreads = 256;
+constexpr int kSlots = 8;  // that CombineRows fetches at a time
 static_assert(kTileRows == 2 * kTile && kRowAlign == kTile);
 
 // ---- Rows in the order of experts.
@@ -59,15 +60,24 @@ __global__ void __launch_bounds__(kCopyThreads)
   if (row >= rows) return;
   const int64_t column = i % units * kUnit;
   float sum[kUnit] = {};
-#pragma unroll 8
-  for (int j = 0; j < top_k; ++j) {
-    const int64_t p = place[row * top_k + j];
-    if (p < 0) continue;
-    const float weight = weights[row * top_k + j];
-    float part[kUnit];
-    Load(parts + p * cols + column, part);
+  for (int first = 0; first < top_k; first += kSlots) {
+    // All loads are under way before the first is used. A slot without a place
+    // reads another row and drops it.
+    float part[kSlots][kUnit];
+    bool present[kSlots];
 #pragma unroll
-    for (int c = 0; c < kUnit; ++c) sum[c] += weight * part[c];
+    for (int j = 0; j < kSlots; ++j) {
+      const int64_t p = first + j < top_k ? place[row * top_k + first + j] : -1;
+      present[j] = p >= 0;
+      Load(parts + (present[j] ? p : 0) * cols + column, part[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kSlots; ++j) {
+      if (!present[j]) continue;
+      const float weight = weights[row * top_k + first + j];
+#pragma unroll
+      for (int c = 0; c < kUnit; ++c) sum[c] += weight * part[j][c];
+    }
   }
   float* const to = y + row * cols + column;
   if constexpr (kUnit % 4 == 0) {

@@ -6,9 +6,9 @@
 // multicasts it. A tile of outputs comes in two halves, from two places of w:
 // for SwiGLU the same outputs of gate and up, else neighbouring ones.
 //
-// Two warpgroups of a block multiply 64 rows each, one thread of the third
-// feeds a ring of stages (x tile, w tile) through the copy engine. A warpgroup
-// without rows skips its products.
+// Two warpgroups of a block multiply 64 rows each. Of the third, one thread
+// feeds a ring of stages (x tile, w tile) through the copy engine and another
+// looks up the next tile. A warpgroup without rows skips its products.
 //
 // Blocks are persistent. A cluster that is done takes the next tile of an order
 // in which a band of up to kMaxBand tiles of rows, of one matrix, goes through
@@ -85,9 +85,8 @@ struct StepScales {
 
 // sums = the scaled products of a tile for 64 rows of e4m3 and 128 outputs. The
 // products of a step run while those of the step before are scaled and added.
-template <bool kSwiGlu>
 __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
-                             int warpgroup, const Tile& tile, uint32_t rank,
+                             int warpgroup, const Tile& tile,
                              const Place& place,
                              Ring<kStages<Float8E4M3>>* ring,
                              float (&sums)[64]) {
@@ -100,13 +99,8 @@ __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const WeightScales& ws = args.w_scales[h];
-    // Outputs past the end are dropped later.
-    const int output = min(OutputBegin<Float8E4M3, kSwiGlu>(tile, rank, h),
-                           static_cast<int>(args.outputs) - 1);
-    const int32_t scale_row =
-        ws.row_scale[tile.rows.matrix * ws.row_scale_stride + output];
-    w_scales[h] = ws.scales + tile.rows.matrix * ws.scales_stride +
-                  scale_row * ws.scale_cols + ws.first_col;
+    w_scales[h] = ws.scales + tile.matrix * ws.scales_stride +
+                  tile.scale_row[h] * ws.scale_cols + ws.first_col;
   }
 #pragma unroll
   for (float& sum : sums) sum = 0;
@@ -115,6 +109,11 @@ __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
       SharedAddress(shared->x[0] + warpgroup * kConsumerRows * kStepBytes));
   const uint32_t w_tiles = TileDescriptor(SharedAddress(shared->w[0]));
   const auto start = [&](float(&part)[64], StepScales* scales) {
+    scales->x[0] = x_scales[0];
+    scales->x[1] = x_scales[second_row];
+    ++x_scales;
+    scales->w[0] = *w_scales[0]++;
+    scales->w[1] = *w_scales[1]++;
     WaitBarrier(&shared->full[ring->slot], ring->parity);
     const uint32_t x = x_tiles + ring->slot * (sizeof(shared->x[0]) >> 4);
     const uint32_t w = w_tiles + ring->slot * (sizeof(shared->w[0]) >> 4);
@@ -127,11 +126,6 @@ __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
     }
     CommitProducts();
     ring->Next();
-    scales->x[0] = x_scales[0];
-    scales->x[1] = x_scales[second_row];
-    ++x_scales;
-    scales->w[0] = *w_scales[0]++;
-    scales->w[1] = *w_scales[1]++;
   };
   int finished = ring->slot;  // the stage of the step that is added next
   const auto add = [&](float(&part)[64], const StepScales& scales) {
@@ -177,31 +171,28 @@ __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
 // Two warpgroups of each block.
 template <typename T, typename Y, bool kSwiGlu>
 __device__ void Consume(const KernelArgs& args, Shared<T>* shared,
-                        uint32_t rank, int num_row_tiles) {
+                        uint32_t rank) {
   constexpr int kGroups = kTileOutputs<T> / 8;
   // Known to the compiler to be the same in a warp.
   const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
-  const int num_tiles = num_row_tiles * args.output_tiles;
   Ring<kStages<T>> ring;
   Ring<kTakenTiles> taken;
   int turn = 0;
   while (true) {
-    const int index = NextTile(shared, kAllLanes, &taken);
-    if (index >= num_tiles) break;
-    const Tile tile = TileAt(args, num_row_tiles, index);
-    const Place place = PlaceIn(tile.rows, warpgroup);
-    if (warpgroup * kConsumerRows >= tile.rows.rows) {
+    const Tile tile = NextTile(shared, kAllLanes, &taken);
+    if (tile.rows == 0) break;
+    const Place place = PlaceIn(tile, warpgroup);
+    if (warpgroup * kConsumerRows >= tile.rows) {
       SkipRows(args, shared, &ring);
       continue;
     }
     float sums[kTileOutputs<T> / 2];
     if constexpr (kIsE4M3<T>) {
-      MultiplyRows<kSwiGlu>(args, shared, warpgroup, tile, rank, place, &ring,
-                            sums);
+      MultiplyRows(args, shared, warpgroup, tile, place, &ring, sums);
     } else {
       MultiplyRows(args, shared, warpgroup, &ring, sums);
     }
-    const int64_t column = OutputBegin<T, kSwiGlu>(tile, rank, 0);
+    const int64_t column = tile.output[0];
     if constexpr (!kSwiGlu) {
       StoreRows<kGroups>(args, place, column, sums, static_cast<Y*>(args.y));
     } else {
@@ -236,25 +227,23 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     }
     for (int t = 0; t < kTakenTiles; ++t) {
       InitBarrier(&shared->next_ready[t], 1);
-      // The warps of the consumers and the producer.
+      // The warps of the consumers, the producer and the announcer.
       InitBarrier(&shared->next_free[t],
-                  kCluster * (kConsumers * kWarpgroup / kWarp + 1));
+                  kCluster * (kConsumers * kWarpgroup / kWarp + 2));
     }
     FenceBarrierInit();
   }
   ClusterBarrier();
-  const int num_row_tiles =
-      args.num_tiles != nullptr
-          ? *args.num_tiles
-          : static_cast<int>((args.x_rows + kTileRows - 1) / kTileRows);
   if (threadIdx.x >= kConsumers * kWarpgroup) {
     GiveRegisters<kProducerRegisters>();
     if (threadIdx.x == kConsumers * kWarpgroup) {
-      Produce<T, kSwiGlu>(args, shared, rank, num_row_tiles);
+      Produce(args, shared, rank);
+    } else if (threadIdx.x == kConsumers * kWarpgroup + kWarp) {
+      Announce<T, kSwiGlu>(args, shared, rank);
     }
   } else {
     TakeRegisters<kConsumerRegisters>();
-    Consume<T, Y, kSwiGlu>(args, shared, rank, num_row_tiles);
+    Consume<T, Y, kSwiGlu>(args, shared, rank);
   }
   // A block must not end while its peer may still write to its memory.
   ClusterBarrier();

@@ -18,7 +18,7 @@ struct Place {
   int quad;   // lane % 4
 };
 
-__device__ inline Place PlaceIn(const RowTile& rows, int warpgroup) {
+__device__ inline Place PlaceIn(const Tile& tile, int warpgroup) {
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x % kWarpgroup / kWarp;
   Place place;
@@ -28,8 +28,8 @@ __device__ inline Place PlaceIn(const RowTile& rows, int warpgroup) {
   for (int h = 0; h < 2; ++h) {
     const int in_tile =
         warpgroup * kConsumerRows + warp * 16 + h * 8 + place.group;
-    place.row[h] = rows.row + in_tile;
-    place.valid[h] = in_tile < rows.rows;
+    place.row[h] = tile.row + in_tile;
+    place.valid[h] = in_tile < tile.rows;
   }
   return place;
 }
@@ -85,20 +85,35 @@ template <int kGroups, int kCount>
 __device__ inline void StoreRows(const KernelArgs& args, const Place& place,
                                  int64_t column, const float (&v)[kCount],
                                  float* y) {
+  constexpr int kBatch = 8;  // groups whose old values are fetched at a time
+  const int64_t first = column + 2 * place.quad;
 #pragma unroll
-  for (int j = 0; j < kGroups; ++j) {
+  for (int batch = 0; batch < kGroups; batch += kBatch) {
+    float2 old[kBatch][2] = {};
+    if (args.accumulate) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int64_t to = column + 8 * j + 2 * place.quad;
-      if (!place.valid[h] || to >= args.outputs) continue;
-      float2* const at =
-          reinterpret_cast<float2*>(y + place.row[h] * args.outputs + to);
-      float2 value = {v[4 * j + 2 * h], v[4 * j + 2 * h + 1]};
-      if (args.accumulate) {
-        const float2 old = *at;
-        value = {old.x + value.x, old.y + value.y};
+      for (int j = 0; j < kBatch; ++j) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const int64_t to = first + 8 * (batch + j);
+          if (place.valid[h] && to < args.outputs) {
+            old[j][h] = *reinterpret_cast<const float2*>(
+                y + place.row[h] * args.outputs + to);
+          }
+        }
       }
-      *at = value;
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int64_t to = first + 8 * (batch + j);
+        const int at = 4 * (batch + j) + 2 * h;
+        if (place.valid[h] && to < args.outputs) {
+          *reinterpret_cast<float2*>(y + place.row[h] * args.outputs + to) =
+              make_float2(old[j][h].x + v[at], old[j][h].y + v[at + 1]);
+        }
+      }
     }
   }
 }
