@@ -115,7 +115,7 @@ class DenseFfnRun {
 }  // namespace
 
 int64_t DenseFfnWorkspaceBytes(int64_t rows, int64_t inter, DType x_dtype) {
-  return std::min(rows, kRowBlock) * inter *
+  return std::min(rows, kDenseFfnRows) * inter *
          static_cast<int64_t>(SizeOf(x_dtype));
 }
 

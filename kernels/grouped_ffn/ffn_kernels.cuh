@@ -19,7 +19,8 @@ struct FfnUnits {
   const int32_t* experts = nullptr;            // [rows, top_k], null: all 0
   const float* weights = nullptr;              // [rows, top_k], null: all 1
   absl::Span<const GatedMlpWeights> matrices;  // by expert, of equal shape
-  void* h = nullptr;        // [rows * top_k, inter] of x_dtype
+  // [rows * top_k, inter] of x_dtype; TileFfn with experts: a PromptWorkspace.
+  void* h = nullptr;
   float* y = nullptr;       // [rows, hidden]
   bool accumulate = false;  // y += instead of y =
   // DecodeFfn only, which then takes no experts too: adds shared(x[r]) to rows
@@ -41,7 +42,8 @@ bool DecodeFfnSupports(const FfnUnits& units);
 // meet in L2. Any types, any sizes.
 void StreamFfn(const FfnUnits& units, Stream* stream);
 
-// Tiles on tensor cores, for many rows of bf16.
+// Tiles on tensor cores, for many rows of bf16. e4m3 weights meet activations
+// of e4m3 where TensorGemm suits the matrices.
 void TileFfn(const FfnUnits& units, Stream* stream);
 // Whether TileFfn takes these types.
 bool TileFfnSupports(const FfnUnits& units);

@@ -6,14 +6,13 @@
 
 #include "kernels/cuda_stream.cuh"
 #include "kernels/grouped_ffn/ffn_kernels.cuh"
+#include "kernels/grouped_ffn/prompt_workspace.h"
 
 namespace ring::cuda {
 namespace {
 
 // More rows than this are a prompt's: tiles multiply faster.
 constexpr int64_t kMaxDecodeRows = 256;
-// Rows that DenseFfnWorkspaceBytes has room for.
-constexpr int64_t kDenseRowBlock = 256;
 
 void RunFfn(const FfnUnits& units, bool tiles, Stream* stream) {
   if (tiles && TileFfnSupports(units)) {
@@ -39,7 +38,7 @@ void DenseFfn(const DenseFfnArgs& args, Stream* stream) {
     // Decode rows and prompt rows take different kernels.
     const bool decode = row < args.decode_rows;
     const int64_t end = decode ? args.decode_rows : args.rows;
-    units.rows = std::min(kDenseRowBlock, end - row);
+    units.rows = std::min(kDenseFfnRows, end - row);
     units.x = static_cast<const char*>(args.x) +
               row * hidden * static_cast<int64_t>(SizeOf(args.x_dtype));
     units.y = args.y + row * hidden;
@@ -83,7 +82,7 @@ void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
     DecodeFfn(decoded, stream);
     return;
   }
-  RunFfn(units, args.rows > kMaxDecodeRows, stream);
+  RunFfn(units, args.rows >= kMinPromptRows, stream);
   if (args.shared != nullptr) DenseFfn(SharedFfn(args), stream);
 }
 

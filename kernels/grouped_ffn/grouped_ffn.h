@@ -31,13 +31,21 @@ struct DenseFfnArgs {
   void* workspace = nullptr;
 };
 
-// The inner activation is rounded to x_dtype between the two products.
+// The inner activation is rounded to x_dtype between the two products. On a GPU
+// prompt rows of bf16 meet e4m3 weights as e4m3 themselves, with one scale per
+// row and 128 columns, and so does their inner activation, if the matrices are
+// large enough (linear/tensor_gemm.h).
+//
+// Rows that pass at a time: what the workspace has room for.
+inline constexpr int64_t kDenseFfnRows = 8192;
 int64_t DenseFfnWorkspaceBytes(int64_t rows, int64_t inter, DType x_dtype);
 
 // y[r] = sum over slots j, in slot order, with local_experts[r][j] >= 0 of
 //        weights[r][j] * expert_{local_experts[r][j]}(x[r])
 // Only experts that some row chose are read. With `shared` set, the rows
-// [shared_begin, shared_begin + shared_rows) then get shared(x[r]) added.
+// [shared_begin, shared_begin + shared_rows) then get shared(x[r]) added. On a
+// GPU many rows of bf16 are quantised as in DenseFfn, and each expert's result
+// for a row is rounded to bf16.
 struct GroupedFfnArgs {
   const void* x = nullptr;  // [rows, hidden] bf16 or fp32
   DType x_dtype = DType::kFloat32;

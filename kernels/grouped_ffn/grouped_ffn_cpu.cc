@@ -3,6 +3,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/grouped_ffn/grouped_ffn.h"
+#include "kernels/grouped_ffn/prompt_workspace.h"
 #include "kernels/grouped_ffn/swiglu.h"
 #include "kernels/linear/dot_product.h"
 #include "kernels/linear/scratch.h"
@@ -202,8 +203,10 @@ class GroupedFfnRun {
 int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
                                  int64_t inter, DType x_dtype,
                                  int64_t num_experts) {
-  return Workspace(nullptr, rows, top_k, hidden, inter, x_dtype, num_experts)
-      .bytes;
+  return std::max(
+      Workspace(nullptr, rows, top_k, hidden, inter, x_dtype, num_experts)
+          .bytes,
+      cuda::PromptWorkspaceBytes(rows, top_k, hidden, inter, num_experts));
 }
 
 void cpu::GroupedFfn(const GroupedFfnArgs& args, ThreadPool* pool) {

@@ -24,7 +24,9 @@ struct LinearArgs {
 
 // Products accumulate in fp32. bf16 x bf16 products are exact; fp8 weights are
 // decoded and scaled per 128 columns in fp32. bf16 activations against fp8
-// weights are widened, never narrowed.
+// weights are widened, never narrowed; except on a GPU for prompt rows of large
+// matrices, which are rounded to e4m3 with one scale per row and 128 columns
+// (tensor_gemm.h).
 namespace cpu {
 void Linear(const LinearArgs& args, ThreadPool* pool);
 // The instruction set that the streaming kernels use here: "avx512_bf16",

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 
 #include "kernels/base/dtype.h"
 
@@ -33,6 +34,9 @@ struct WeightMatrix {
   const int32_t* row_scale = nullptr;  // [rows]
   int64_t scale_cols = 0;
   int64_t scale_col_offset = 0;
+  // Rows i and j share a scale row if i / scale_row_run == j / scale_row_run;
+  // a divisor of 128. 1 promises nothing.
+  int64_t scale_row_run = 1;
 
   bool empty() const { return rows == 0 || cols == 0; }
 };
@@ -44,6 +48,7 @@ inline WeightMatrix Rows(const WeightMatrix& w, int64_t begin, int64_t end) {
               begin * w.row_stride * static_cast<int64_t>(SizeOf(w.dtype));
   part.rows = end - begin;
   if (w.row_scale != nullptr) part.row_scale = w.row_scale + begin;
+  part.scale_row_run = std::gcd(w.scale_row_run, begin);
   return part;
 }
 

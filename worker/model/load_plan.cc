@@ -1,6 +1,7 @@
 #include "worker/model/load_plan.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -261,6 +262,11 @@ void ShardWalk::PlaceScales(const TensorInfo& tensor,
   matrix->row_scale = row_scale;
   matrix->scale_cols = block_cols.size();
   matrix->scale_col_offset = cols.begin % kScaleBlock;
+  matrix->scale_row_run = kScaleBlock;
+  for (const SliceRange& range : rows) {
+    matrix->scale_row_run =
+        std::gcd(matrix->scale_row_run, std::gcd(range.begin, range.size()));
+  }
 
   int64_t scale_row = 0;
   std::vector<TensorSlice> scales;

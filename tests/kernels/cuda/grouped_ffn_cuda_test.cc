@@ -197,7 +197,9 @@ TEST_P(FfnCudaTest, GroupedAgrees) {
           arena.backend().GroupedFfn(args);
           return arena.Get(args.y, size.rows * size.hidden);
         },
-        FfnTolerance());
+        // On the GPU many rows of bf16 round each expert's result as well.
+        x_dtype == DType::kBFloat16 && size.rows >= 128 ? 4e-3
+                                                        : FfnTolerance());
   }
 }
 

@@ -173,6 +173,19 @@ class ShardOracle {
             << name << " (" << rows[i] << ", " << cols[j] << ")";
       }
     }
+    ExpectSharedScaleRows(w, name);
+  }
+
+  // Rows of a run share their scales.
+  void ExpectSharedScaleRows(const WeightMatrix& w, const std::string& name) {
+    ASSERT_GE(w.scale_row_run, 1) << name;
+    ASSERT_EQ(128 % w.scale_row_run, 0) << name;
+    if (w.row_scale == nullptr) return;
+    for (int64_t i = 0; i < w.rows; ++i) {
+      ASSERT_EQ(w.row_scale[i],
+                w.row_scale[i / w.scale_row_run * w.scale_row_run])
+          << name << " " << i;
+    }
   }
 
   void ExpectVector(absl::Span<const float> v, const std::string& name,
@@ -412,6 +425,24 @@ TEST(WeightShardTest, QuantisesSlicesLikeTheWhole) {
                          third * 320 + rank * 40 + i, 7));
       }
     }
+  }
+}
+
+// Head dim 40 of 8 heads: query, key and value begin at 0, 320 and 640, which
+// 64 divides, or, for each of two ranks, at multiples of 160.
+TEST(WeightShardTest, KnowsHowManyRowsShareAScaleRow) {
+  const TinyCheckpoint tiny(UnevenConfigJson(), {.block_fp8 = true});
+  const auto file = ReadModelConfig(tiny.dir());
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto checkpoint = Checkpoint::Open(tiny.dir());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  for (const auto& [tp, run] : {std::pair<int, int64_t>{1, 64}, {2, 32}}) {
+    const auto shard = WeightShard::Load(
+        file->config, *checkpoint, SpecsOfWorld(file->config, tp, 1)[tp - 1],
+        /*threads=*/1);
+    ASSERT_TRUE(shard.ok()) << shard.status();
+    const AttentionWeights& attention = shard->weights().layers[0].attention;
+    EXPECT_EQ(attention.query_key_value.scale_row_run, run) << tp;
   }
 }
 
