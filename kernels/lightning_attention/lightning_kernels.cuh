@@ -1,0 +1,39 @@
+// What the files of the lightning attention's kernels know of each other.
+#pragma once
+
+#include "kernels/attention_rows.cuh"
+#include "kernels/cuda_stream.cuh"
+#include "kernels/lightning_attention/lightning_attention.h"
+
+namespace ring::cuda {
+
+// Both write the states of their segments to their slots.
+void LightningDecodeSegments(const LightningAttentionArgs& args,
+                             Stream* stream);
+// True if the outputs are finished, false if they lie in the workspace and
+// group norm and gate are left to do.
+bool LightningPromptSegments(const LightningAttentionArgs& args,
+                             Stream* stream);
+
+// The workspace: counters, zero between two calls; the heads' outputs; states.
+__device__ inline unsigned* Counters(const LightningAttentionArgs& args) {
+  return reinterpret_cast<unsigned*>(args.workspace);
+}
+__device__ inline float* Outputs(const LightningAttentionArgs& args) {
+  return args.workspace + kLightningCounters;
+}
+
+// Where the state of the block of rows that begins at `row` lies in the
+// workspace, behind the outputs. Blocks of segments that have several begin at
+// least block_rows apart, but the last of one segment and the first of the next
+// may be closer.
+__device__ inline float* BlockState(const LightningAttentionArgs& args,
+                                    int block_rows, int64_t row,
+                                    bool first_of_segment, int head) {
+  const int64_t slot = row / block_rows * 2 + (first_of_segment ? 1 : 0);
+  return Outputs(args) +
+         (args.rows + (slot * args.head_dim)) * args.num_heads * args.head_dim +
+         int64_t{head} * args.head_dim * args.head_dim;
+}
+
+}  // namespace ring::cuda
