@@ -15,6 +15,13 @@ void LightningDecodeSegments(const LightningAttentionArgs& args,
 bool LightningPromptSegments(const LightningAttentionArgs& args,
                              Stream* stream);
 
+// As LightningPromptSegments, for heads of 128 and a bf16 result.
+bool LightningPromptGroups(const LightningAttentionArgs& args, Stream* stream);
+// Puts in the place of what every block of a cut segment adds (nothing for the
+// last) the state at which it starts.
+void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
+                      Stream* stream);
+
 // The workspace: counters, zero between two calls; the heads' outputs; states.
 __device__ inline unsigned* Counters(const LightningAttentionArgs& args) {
   return reinterpret_cast<unsigned*>(args.workspace);

@@ -10,6 +10,8 @@
 //   WalkChunks<..., false>: what a block alone adds to a state of zero
 //   StartStates: from these, the state at which every block starts
 //   WalkChunks<..., true>: outputs of a block, and the segment's last state
+// Heads of 128 with a bf16 result take prefill_group.cu's form of WalkChunks.
+//
 // WalkChunks: a block of D / 16 warps owns one head and one block of rows and
 // keeps the transposed state in registers as sums in fp32: warp w has 16
 // columns of v, 16 w on, so that its sums are the right factor of q S without
@@ -17,12 +19,9 @@
 // way to shared memory. Products that enter the state take k and v as pairs of
 // bf16 (high and rest, 16 bits of mantissa, 3 products); the others do so too
 // if the result is fp32 (kExact), else they take bf16. Shared memory for D =
-// 128: 95 KiB for a bf16 result, 136 KiB for fp32, 69 KiB without outputs.
-// StartStates: a thread owns 4 elements of one head's state in all blocks of a
-// segment. Bound: memory; k and v are read twice if the segment is cut.
-#include <cooperative_groups.h>
-
-#include <algorithm>
+// 128 and an fp32 result: 120 KiB. StartStates: a thread owns 4 elements of one
+// head's state in all blocks of a segment. Bound: memory; k and v are read
+// twice if the segment is cut.
 #include <type_traits>
 
 #include "kernels/cuda_stream.cuh"
@@ -32,13 +31,9 @@
 namespace ring::cuda {
 namespace {
 
-namespace cg = cooperative_groups;
-
 constexpr int kChunk = 64;
 constexpr int kPad = 8;  // elements: keeps rows apart in the banks
-constexpr int kRowTiles = kChunk / 16;
 constexpr int kScanThreads = 256;
-constexpr int kMostBlocks = 8;  // of a cluster, on any GPU
 
 // A chunk of one head, with zeros behind the segment's last row.
 template <int kDim>
@@ -52,17 +47,8 @@ struct StateTiles {
 template <int kDim, bool kExact>
 struct OutputTiles : StateTiles<kDim> {
   static constexpr int kCopies = kExact ? 2 : 1;
-  union {
-    struct {
-      alignas(16) ChunkRows<kDim> q[kCopies];
-      alignas(16) BFloat16 scores[kCopies][kChunk][kChunk + kPad];
-    };
-    // What the threads have of o while the state is updated.
-    float4 parked[kRowTiles * 2][kDim * 2];
-  };
-  float warp_squares[kDim / 16][kChunk];
-  float head_squares[2][kChunk];  // of chunks in turn
-  float scale[kChunk];
+  alignas(16) ChunkRows<kDim> q[kCopies];
+  alignas(16) BFloat16 scores[kCopies][kChunk][kChunk + kPad];
 };
 template <int kDim, bool kExact, bool kOutput>
 using Tiles =
@@ -137,14 +123,6 @@ __device__ void LoadChunk(const LightningAttentionArgs& args, int64_t row,
       StorePart<kDim, kExact ? 2 : 1>(q, shared->q, i);
     }
   }
-}
-
-__device__ inline float2 LoadTwo(const float* from) {
-  return *reinterpret_cast<const float2*>(from);
-}
-__device__ inline float2 LoadTwo(const BFloat16* from) {
-  const uint32_t both = *reinterpret_cast<const uint32_t*>(from);
-  return {FirstOf(both), SecondOf(both)};
 }
 
 // Asks for the rows of the next chunk while this one is worked on.
@@ -234,25 +212,17 @@ __device__ void ScoreChunk(OutputTiles<kDim, kExact>* shared) {
   }
 }
 
-// The warp's 16 columns of o of the chunk.
+// The warp's 16 columns of o of the chunk, to the workspace from `out` on.
 template <int kDim, bool kExact>
 __device__ void OutputChunk(const OutputTiles<kDim, kExact>& shared,
-                            const float (&state)[kDim / 8][4],
-                            float (&o)[kRowTiles][2][4]) {
-  constexpr int kTogether =
-      2;  // row tiles that share the factors from the state
+                            const float (&state)[kDim / 8][4], int count,
+                            int64_t width, float* out) {
+  constexpr int kRowTiles = 2;  // at a time, to spare registers
   const int lane = threadIdx.x % kWarp;
   const int column = threadIdx.x / kWarp * 16;
 #pragma unroll
-  for (int first = 0; first < kRowTiles; first += kTogether) {
-#pragma unroll
-    for (int m = first; m < first + kTogether; ++m) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) o[m][n][e] = 0;
-      }
-    }
+  for (int first = 0; first < kChunk / 16; first += kRowTiles) {
+    float o[kRowTiles][2][4] = {};
 #pragma unroll
     for (int d = 0; d < kDim / 16; ++d) {
       // Columns of v 0 to 7 of the warp's in n = 0, 8 to 15 in n = 1.
@@ -266,16 +236,17 @@ __device__ void OutputChunk(const OutputTiles<kDim, kExact>& shared,
         }
       }
 #pragma unroll
-      for (int m = first; m < first + kTogether; ++m) {
+      for (int m = 0; m < kRowTiles; ++m) {
         uint32_t q[4];
-        LoadMatrices(LeftAddress(shared.q[0], m * 16, d * 16), q);
+        LoadMatrices(LeftAddress(shared.q[0], (first + m) * 16, d * 16), q);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
           MultiplyAdd(q, high[n][0], high[n][1], o[m][n]);
         }
         if constexpr (kExact) {
           uint32_t rest[4];
-          LoadMatrices(LeftAddress(shared.q[1], m * 16, d * 16), rest);
+          LoadMatrices(LeftAddress(shared.q[1], (first + m) * 16, d * 16),
+                       rest);
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
             MultiplyAdd(rest, high[n][0], high[n][1], o[m][n]);
@@ -288,25 +259,28 @@ __device__ void OutputChunk(const OutputTiles<kDim, kExact>& shared,
       }
     }
 #pragma unroll
-    for (int m = first; m < first + kTogether; ++m) {
+    for (int m = 0; m < kRowTiles; ++m) {
+      const int row = (first + m) * 16 + lane / 4;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          o[m][n][e] *= shared.power[m * 16 + lane / 4 + e / 2 * 8 + 1];
+          o[m][n][e] *= shared.power[row + e / 2 * 8 + 1];
         }
       }
 #pragma unroll
-      for (int t = 0; t <= m; ++t) {
+      for (int t = 0; t <= first + m; ++t) {
         uint32_t v[4], a[4];
         LoadMatricesTransposed(TransposedAddress(shared.v[0], t * 16, column),
                                v);
-        LoadMatrices(LeftAddress(shared.scores[0], m * 16, t * 16), a);
+        LoadMatrices(LeftAddress(shared.scores[0], (first + m) * 16, t * 16),
+                     a);
         MultiplyAdd(a, v[0], v[2], o[m][0]);
         MultiplyAdd(a, v[1], v[3], o[m][1]);
         if constexpr (kExact) {
           uint32_t rest[4];
-          LoadMatrices(LeftAddress(shared.scores[1], m * 16, t * 16), rest);
+          LoadMatrices(LeftAddress(shared.scores[1], (first + m) * 16, t * 16),
+                       rest);
           MultiplyAdd(rest, v[0], v[2], o[m][0]);
           MultiplyAdd(rest, v[1], v[3], o[m][1]);
           LoadMatricesTransposed(TransposedAddress(shared.v[1], t * 16, column),
@@ -315,111 +289,17 @@ __device__ void OutputChunk(const OutputTiles<kDim, kExact>& shared,
           MultiplyAdd(a, v[1], v[3], o[m][1]);
         }
       }
-    }
-  }
-}
-
-// body(row, column, first, second) for the neighbouring pairs of o that the
-// lane holds, rows within the chunk and columns within the head.
-template <typename Body>
-__device__ void ForEachPair(const float (&o)[kRowTiles][2][4], Body body) {
-  const int lane = threadIdx.x % kWarp;
-  const int column = threadIdx.x / kWarp * 16 + lane % 4 * 2;
 #pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
+      for (int r = 0; r < 2; ++r) {
+        if (row + r * 8 >= count) continue;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        body(m * 16 + r * 8 + lane / 4, column + n * 8, o[m][n][2 * r],
-             o[m][n][2 * r + 1]);
+        for (int n = 0; n < 2; ++n) {
+          *reinterpret_cast<float2*>(out + (row + r * 8) * width + column +
+                                     n * 8 + lane % 4 * 2) =
+              float2{o[m][n][2 * r], o[m][n][2 * r + 1]};
+        }
       }
     }
-  }
-}
-
-// What the warp's columns add to the rows' sums of squares.
-template <int kDim, bool kExact>
-__device__ void SumSquares(const float (&o)[kRowTiles][2][4],
-                           OutputTiles<kDim, kExact>* shared) {
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float sum = 0;
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-#pragma unroll
-        for (int e = 2 * r; e < 2 * r + 2; ++e) sum += o[m][n][e] * o[m][n][e];
-      }
-      sum += __shfl_xor_sync(kAllLanes, sum, 1);
-      sum += __shfl_xor_sync(kAllLanes, sum, 2);
-      if (lane % 4 == 0) {
-        shared->warp_squares[threadIdx.x / kWarp][m * 16 + r * 8 + lane / 4] =
-            sum;
-      }
-    }
-  }
-}
-
-// The thread's part of o to shared memory and back.
-template <int kDim, bool kExact>
-__device__ void Park(const float (&o)[kRowTiles][2][4],
-                     OutputTiles<kDim, kExact>* shared) {
-#pragma unroll
-  for (int i = 0; i < kRowTiles * 2; ++i) {
-    const float(&x)[4] = o[i / 2][i % 2];
-    shared->parked[i][threadIdx.x] = {x[0], x[1], x[2], x[3]};
-  }
-}
-template <int kDim, bool kExact>
-__device__ void Unpark(const OutputTiles<kDim, kExact>& shared,
-                       float (&o)[kRowTiles][2][4]) {
-#pragma unroll
-  for (int i = 0; i < kRowTiles * 2; ++i) {
-    const float4 x = shared.parked[i][threadIdx.x];
-    float(&to)[4] = o[i / 2][i % 2];
-    to[0] = x.x;
-    to[1] = x.y;
-    to[2] = x.z;
-    to[3] = x.w;
-  }
-}
-
-// The rows' sums of squares over the head, for the other heads of the norm
-// group. Every block of the cluster calls this and, later, TakeScale.
-template <int kDim, bool kExact>
-__device__ void ShareSquares(int turn, OutputTiles<kDim, kExact>* shared) {
-  const int i = threadIdx.x;
-  if (i < kChunk) {
-    float sum = 0;
-#pragma unroll
-    for (int w = 0; w < kDim / 16; ++w) sum += shared->warp_squares[w][i];
-    shared->head_squares[turn][i] = sum;
-  }
-  cg::this_cluster().barrier_arrive();
-}
-
-// The rows' factors of the group norm.
-template <int kDim, bool kExact>
-__device__ void TakeScale(const LightningAttentionArgs& args, int64_t row,
-                          int count, int turn,
-                          OutputTiles<kDim, kExact>* shared) {
-  const auto cluster = cg::this_cluster();
-  cluster.barrier_wait();
-  const int i = threadIdx.x;
-  if (i >= kChunk) return;
-  const int blocks = static_cast<int>(cluster.num_blocks());
-  float sum = 0;
-  for (int b = 0; b < blocks; ++b) {
-    sum += *cluster.map_shared_rank(&shared->head_squares[turn][i], b);
-  }
-  if (args.groups == 0) {
-    shared->scale[i] = 1.0f;
-    if (blockIdx.x == 0 && i < count) args.sum_of_squares[row + i] = sum;
-  } else {
-    shared->scale[i] = InverseRms(sum, blocks * kDim, args.eps);
   }
 }
 
@@ -482,14 +362,9 @@ __device__ void ForEachElement(float (&state)[kDim / 8][4], Body body) {
   }
 }
 
-// Of WalkChunks: kState, what a block adds to a state of zero; kRaw, its
-// outputs to the workspace; kFinished, its outputs after group norm and gate.
-enum class Goal { kState, kRaw, kFinished };
-
-template <typename T, int kDim, bool kExact, Goal kGoal>
+template <typename T, int kDim, bool kExact, bool kOutput>
 __global__ void __launch_bounds__(kDim * 2, kExact ? 1 : 2)
     WalkChunks(LightningAttentionArgs args, int block_rows) {
-  constexpr bool kOutput = kGoal != Goal::kState;
   extern __shared__ __align__(16) char memory[];
   auto* const shared = reinterpret_cast<Tiles<kDim, kExact, kOutput>*>(memory);
   const int head = blockIdx.x;
@@ -498,7 +373,7 @@ __global__ void __launch_bounds__(kDim * 2, kExact ? 1 : 2)
   if (tile.segment < 0) return;
   const bool last = tile.number == tile.count - 1;
   if (!kOutput && last) return;
-  const int64_t block_row =
+  const int64_t row =
       segments.row_begin[tile.segment] + int64_t{tile.number} * block_rows;
   const int rows = min(
       block_rows, segments.row_count[tile.segment] - tile.number * block_rows);
@@ -507,7 +382,7 @@ __global__ void __launch_bounds__(kDim * 2, kExact ? 1 : 2)
     return args.states + (slot * args.num_heads + head) * kDim * kDim;
   };
   float* const block_state =
-      BlockState(args, block_rows, block_row, tile.number == 0, head);
+      BlockState(args, block_rows, row, tile.number == 0, head);
 
   for (int n = threadIdx.x; n <= kChunk; n += blockDim.x) {
     shared->power[n] = expf(-args.decay_rates[head] * n);
@@ -523,57 +398,21 @@ __global__ void __launch_bounds__(kDim * 2, kExact ? 1 : 2)
     }
   }
   for (int begin = 0; begin < rows; begin += kChunk) {
-    const int64_t row = block_row + begin;
     const int count = min(kChunk, rows - begin);
-    LoadChunk<T, kDim, kExact, kOutput>(args, row, count, head, shared);
+    LoadChunk<T, kDim, kExact, kOutput>(args, row + begin, count, head, shared);
     __syncthreads();
-    PrefetchChunk<T, kDim, kOutput>(args, row + kChunk,
+    PrefetchChunk<T, kDim, kOutput>(args, row + begin + kChunk,
                                     min(kChunk, rows - begin - kChunk), head);
-    if constexpr (kGoal == Goal::kState) {
-      UpdateState<kDim>(*shared, count, state);
-      __syncthreads();
-    } else {
+    if constexpr (kOutput) {
       ScoreChunk<kDim, kExact>(shared);
       __syncthreads();
-      float o[kRowTiles][2][4];
-      OutputChunk<kDim, kExact>(*shared, state, o);
-      if constexpr (kGoal == Goal::kRaw) {
-        float* const out = Outputs(args) + row * width + head * kDim;
-        ForEachPair(o, [&](int i, int column, float first, float second) {
-          if (i >= count) return;
-          *reinterpret_cast<float2*>(out + i * width + column) =
-              float2{first, second};
-        });
-        UpdateState<kDim>(*shared, count, state);
-        __syncthreads();
-      } else {
-        const int turn = begin / kChunk % 2;
-        SumSquares<kDim, kExact>(o, shared);
-        __syncthreads();
-        Park<kDim, kExact>(o, shared);
-        ShareSquares<kDim, kExact>(turn, shared);
-        UpdateState<kDim>(*shared, count, state);
-        TakeScale<kDim, kExact>(args, row, count, turn, shared);
-        Unpark<kDim, kExact>(*shared, o);
-        __syncthreads();
-        const int64_t at = row * width + head * kDim;
-        const T* const gate = static_cast<const T*>(args.gate) + at;
-        const float* const weight = args.g_norm + head * kDim;
-        BFloat16* const out = static_cast<BFloat16*>(args.out) + at;
-        ForEachPair(o, [&](int i, int column, float first, float second) {
-          if (i >= count) return;
-          const int64_t place = i * width + column;
-          const float2 g = LoadTwo(gate + place);
-          const float scale = shared->scale[i];
-          *reinterpret_cast<uint32_t*>(out + place) =
-              PackBf16(first * scale * weight[column] * Sigmoid(g.x),
-                       second * scale * weight[column + 1] * Sigmoid(g.y));
-        });
-      }
+      OutputChunk<kDim, kExact>(
+          *shared, state, count, width,
+          Outputs(args) + (row + begin) * width + head * kDim);
     }
+    UpdateState<kDim>(*shared, count, state);
+    __syncthreads();
   }
-  // The other blocks may still read this one's sums.
-  if constexpr (kGoal == Goal::kFinished) cg::this_cluster().sync();
   if (kOutput && !last) return;
   float* const out =
       kOutput ? slot_state(segments.state_out[tile.segment]) : block_state;
@@ -619,66 +458,60 @@ __global__ void __launch_bounds__(kScanThreads)
   *at(count - 1) = state;
 }
 
-template <typename T, int kDim, bool kExact, Goal kGoal>
-void LaunchWalk(const LightningAttentionArgs& args, int block_rows, int cluster,
+template <typename T, int kDim, bool kExact, bool kOutput>
+void LaunchWalk(const LightningAttentionArgs& args, int block_rows,
                 Stream* stream) {
-  constexpr int kBytes = sizeof(Tiles<kDim, kExact, kGoal != Goal::kState>);
-  const auto kernel = WalkChunks<T, kDim, kExact, kGoal>;
+  constexpr int kBytes = sizeof(Tiles<kDim, kExact, kOutput>);
+  const auto kernel = WalkChunks<T, kDim, kExact, kOutput>;
   RING_CUDA_CHECK(cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim =
-      dim3(static_cast<unsigned>(args.num_heads),
-           Blocks(MaxPromptTiles(args.segments, args.rows, block_rows), 1));
-  config.blockDim = dim3(kDim * 2);
-  config.dynamicSmemBytes = kBytes;
-  config.stream = stream->get();
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  RING_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args, block_rows));
+  const dim3 grid(
+      static_cast<unsigned>(args.num_heads),
+      Blocks(MaxPromptTiles(args.segments, args.rows, block_rows), 1));
+  kernel<<<grid, kDim * 2, kBytes, stream->get()>>>(args, block_rows);
+  CheckLaunch("WalkChunks");
 }
 
-template <typename T, int kDim>
-bool Launch(const LightningAttentionArgs& args, Stream* stream) {
+template <typename T, int kDim, bool kExact>
+void Launch(const LightningAttentionArgs& args, Stream* stream) {
   const int block_rows = LightningBlockRows(args.num_heads);
   if (args.rows > block_rows) {
-    LaunchWalk<T, kDim, false, Goal::kState>(args, block_rows, 1, stream);
-    const dim3 grid(kDim * kDim / 4 / kScanThreads,
-                    static_cast<unsigned>(args.num_heads),
-                    static_cast<unsigned>(args.segments.num_segments -
-                                          args.segments.num_decode_segments));
-    StartStates<<<grid, kScanThreads, 0, stream->get()>>>(args, block_rows);
-    CheckLaunch("StartStates");
+    LaunchWalk<T, kDim, false, false>(args, block_rows, stream);
+    StartBlockStates(args, block_rows, stream);
   }
-  if (args.out_dtype == DType::kFloat32) {
-    LaunchWalk<T, kDim, true, Goal::kRaw>(args, block_rows, 1, stream);
-    return false;
-  }
-  const int groups = std::max(args.groups, 1);
-  const int cluster = args.num_heads / groups;
-  if (args.num_heads % groups != 0 || cluster > kMostBlocks) {
-    LaunchWalk<T, kDim, false, Goal::kRaw>(args, block_rows, 1, stream);
-    return false;
-  }
-  LaunchWalk<T, kDim, false, Goal::kFinished>(args, block_rows, cluster,
-                                              stream);
-  return true;
+  LaunchWalk<T, kDim, kExact, true>(args, block_rows, stream);
 }
 
 }  // namespace
 
+void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
+                      Stream* stream) {
+  const int64_t elements = int64_t{args.head_dim} * args.head_dim;
+  const dim3 grid(Blocks(elements, 4 * kScanThreads),
+                  static_cast<unsigned>(args.num_heads),
+                  static_cast<unsigned>(args.segments.num_segments -
+                                        args.segments.num_decode_segments));
+  StartStates<<<grid, kScanThreads, 0, stream->get()>>>(args, block_rows);
+  CheckLaunch("StartStates");
+}
+
 bool LightningPromptSegments(const LightningAttentionArgs& args,
                              Stream* stream) {
-  bool finished = false;
+  const bool exact = args.out_dtype == DType::kFloat32;
+  if (args.head_dim == 128 && !exact) {
+    return LightningPromptGroups(args, stream);
+  }
   WithFloatType(args.qkv_dtype, [&](auto type) {
     using T = decltype(type);
-    finished = args.head_dim == 64 ? Launch<T, 64>(args, stream)
-                                   : Launch<T, 128>(args, stream);
+    if (args.head_dim == 128) {
+      Launch<T, 128, true>(args, stream);
+    } else if (exact) {
+      Launch<T, 64, true>(args, stream);
+    } else {
+      Launch<T, 64, false>(args, stream);
+    }
   });
-  return finished;
+  return false;
 }
 
 }  // namespace ring::cuda

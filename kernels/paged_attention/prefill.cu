@@ -2,40 +2,38 @@
 //
 //   o_a = softmax(q_a . k_c / sqrt(D), causal) v_c        c = a / (H / K)
 //
-// AttendTiles: a block of 4 warps owns one KV head and 128 queries: consecutive
-// rows of a segment times the G heads that share the KV head, query n = row * G
-// + head. It walks the segment's pages from the first to the one of its last
-// row, one page a step, with the running maximum and sum of every query; warp w
-// owns queries 32 w to 32 w + 31, 2 x 8 fragments of scores and 2 x D / 8 of
-// outputs. The next page is on its way while a page is worked on. Blocks that
-// see the most pages start first. Shared memory: the queries and two pages of
-// keys and values in bf16, 96 KiB for D = 128, two blocks a multiprocessor; the
-// 16-byte units of a row are swapped by its number, which keeps fragment loads
-// free of bank conflicts. Bound: FLOP.
+// AttendTiles: a block of 2 warpgroups owns one KV head and 128 queries:
+// consecutive rows of a segment times the G heads that share the KV head, query
+// n = row * G + head. It walks the segment's pages from the first to the one of
+// its last row, one page a step, with the running maximum and sum of every
+// query. Warpgroup w owns queries 64 w to 64 w + 63: their scores and outputs
+// are accumulators of wgmma.m64n64k16 and m64nDk16, the queries and the weights
+// its left factors in registers. The scores of the next page are computed while
+// the weights of this one multiply its values; pages are fetched two steps
+// ahead. Blocks that see the most pages start first. Shared memory: the queries
+// and three pages of keys and values in bf16, in slabs, 129 KiB for D = 128.
+// Bound: FLOP.
 #include "kernels/cuda_stream.cuh"
 #include "kernels/paged_attention/paged_kernels.cuh"
-#include "kernels/tensor_core.cuh"
+#include "kernels/warpgroup.cuh"
 
 namespace ring::cuda {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 256;
 constexpr int kQueries = 128;     // of a block
-constexpr int kWarpQueries = 32;  // of a warp
-constexpr int kUnit = 8;          // elements of 16 bytes
+constexpr int kWarpQueries = 16;  // of a warp
+constexpr int kStages = 3;
+constexpr int kUnit = 8;  // elements of 16 bytes
+constexpr int kSlabBytes = kPageTokens * kSlabRowBytes;
+constexpr int kTokenTiles = kPageTokens / 8;
 
 template <int kDim>
 struct Shared {
+  BFloat16 k[kStages][kPageTokens * kDim];
+  BFloat16 v[kStages][kPageTokens * kDim];
   BFloat16 q[kQueries * kDim];
-  BFloat16 k[2][kPageTokens * kDim];
-  BFloat16 v[2][kPageTokens * kDim];
 };
-
-// Index of an element of a matrix of rows of kDim in shared memory.
-template <int kDim>
-__device__ int Place(int row, int column) {
-  return row * kDim + ((column / kUnit ^ row % 8) * kUnit) + column % kUnit;
-}
 
 // Queries of the warp: normed, rotated, scaled, zero where there is none.
 template <typename T, int kDim>
@@ -63,39 +61,113 @@ __device__ void LoadQueries(const PagedAttentionArgs& args, int64_t first_row,
     for (int j = 0; j < kParts; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[j][e] *= scale;
-      StoreFour(x[j], q + Place<kDim>(n, HeadColumn(j)));
+      StoreFour(x[j], q + SlabIndex(kQueries, n, HeadColumn(j)));
     }
   }
 }
 
-// Starts the copies of one page; tokens from `tokens` on become zeros.
+// Starts the copies of a page's keys or values; tokens from `tokens` on become
+// zeros.
 template <int kDim>
-__device__ void CopyPage(const PagedAttentionArgs& args, int64_t page,
-                         int kv_head, int tokens, BFloat16* k, BFloat16* v) {
+__device__ void CopyPage(const void* pages, int64_t offset, int tokens,
+                         BFloat16* to) {
   constexpr int kRowUnits = kDim / kUnit;
-  const int64_t offset = PageOffset(args, page, kv_head);
-  const BFloat16* const k_from =
-      static_cast<const BFloat16*>(args.k_pages) + offset;
-  const BFloat16* const v_from =
-      static_cast<const BFloat16*>(args.v_pages) + offset;
+  const BFloat16* const from = static_cast<const BFloat16*>(pages) + offset;
 #pragma unroll
   for (int i = 0; i < kPageTokens * kRowUnits / kThreads; ++i) {
     const int unit = i * kThreads + threadIdx.x;
     const int row = unit / kRowUnits;
-    const int place = Place<kDim>(row, unit % kRowUnits * kUnit);
-    CopyAsync(SharedAddress(k + place), k_from + unit * kUnit, row < tokens);
-    CopyAsync(SharedAddress(v + place), v_from + unit * kUnit, row < tokens);
+    const int column = unit % kRowUnits * kUnit;
+    CopyAsync(SharedAddress(to + SlabIndex(kPageTokens, row, column)),
+              from + unit * kUnit, row < tokens);
   }
 }
 
+// The running softmax of the two queries of a lane, lane / 4 and + 8 of the
+// warp's 16.
+struct Running {
+  float max[2] = {-INFINITY, -INFINITY};
+  float sum[2] = {};  // of this lane's tokens
+  float rescale[2];   // what the last page does to earlier sums
+};
+
+// Turns the scores of a page into weights.
+__device__ inline void TakeScores(float (&score)[kPageTokens / 2],
+                                  Running* running) {
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    float top = running->max[r];
+#pragma unroll
+    for (int t = 0; t < kTokenTiles; ++t) {
+      top = fmaxf(top, fmaxf(score[4 * t + 2 * r], score[4 * t + 2 * r + 1]));
+    }
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+    running->rescale[r] = Exp2(running->max[r] - top);
+    running->max[r] = top;
+    float sum = 0;
+#pragma unroll
+    for (int t = 0; t < kTokenTiles; ++t) {
+#pragma unroll
+      for (int e = 4 * t + 2 * r; e < 4 * t + 2 * r + 2; ++e) {
+        score[e] = Exp2(score[e] - top);
+        sum += score[e];
+      }
+    }
+    running->sum[r] = running->sum[r] * running->rescale[r] + sum;
+  }
+}
+
+// Weights as left factors of 16 tokens each.
+__device__ inline void PackWeights(const float (&weight)[kPageTokens / 2],
+                                   uint32_t (&packed)[kPageTokens / 16][4]) {
+#pragma unroll
+  for (int t = 0; t < kPageTokens / 16; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      packed[t][i] = PackBf16(weight[8 * t + 2 * i], weight[8 * t + 2 * i + 1]);
+    }
+  }
+}
+
+// score = Q K^T, under way on return.
+template <int kDim>
+__device__ void StartScores(const uint32_t (&q)[kDim / 16][4],
+                            const BFloat16* k,
+                            float (&score)[kPageTokens / 2]) {
+  const uint32_t address = SharedAddress(k);
+  FenceGroup();
+#pragma unroll
+  for (int d = 0; d < kDim / 16; ++d) {
+    MultiplyGroup<false>(
+        q[d], DescribeSlab(address + d / 4 * kSlabBytes + d % 4 * 32), d > 0,
+        score);
+  }
+  CommitGroup();
+}
+
+// o += weight V, under way on return.
+template <int kDim>
+__device__ void StartOutputs(const uint32_t (&weight)[kPageTokens / 16][4],
+                             const BFloat16* v, float (&o)[kDim / 2]) {
+  const uint32_t address = SharedAddress(v);
+  FenceGroup();
+#pragma unroll
+  for (int t = 0; t < kPageTokens / 16; ++t) {
+    MultiplyGroup<true>(
+        weight[t], DescribeSlab(address + t * 2 * kSlabAlignment, kSlabBytes),
+        true, o);
+  }
+  CommitGroup();
+}
+
 template <typename T, int kDim>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, 1)
     AttendTiles(PagedAttentionArgs args, int tile_rows) {
-  constexpr int kRowTiles = kWarpQueries / 16;
-  constexpr int kTokenTiles = kPageTokens / 8;
-  constexpr int kColumnTiles = kDim / 8;
-  extern __shared__ __align__(128) char memory[];
-  auto* const shared = reinterpret_cast<Shared<kDim>*>(memory);
+  extern __shared__ char memory[];
+  auto* const shared = reinterpret_cast<Shared<kDim>*>(
+      memory + (kSlabAlignment - SharedAddress(memory) % kSlabAlignment) %
+                   kSlabAlignment);
   const StepSegments& s = args.segments;
   const int kv_head = blockIdx.x;
   const PromptTile tile =
@@ -112,166 +184,112 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int lane = threadIdx.x % kWarp;
   const int first_query = threadIdx.x / kWarp * kWarpQueries;
 
-  CopyPage<kDim>(args, page_ids[0], kv_head, length, shared->k[0],
-                 shared->v[0]);
-  CommitCopies();
+  // Group of copies j holds keys of page j and values of page j - 1.
+  const auto copy_group = [&](int j) {
+    if (j < pages) {
+      CopyPage<kDim>(args.k_pages, PageOffset(args, page_ids[j], kv_head),
+                     length - j * kPageTokens, shared->k[j % kStages]);
+    }
+    if (j > 0 && j <= pages) {
+      CopyPage<kDim>(args.v_pages, PageOffset(args, page_ids[j - 1], kv_head),
+                     length - (j - 1) * kPageTokens,
+                     shared->v[(j - 1) % kStages]);
+    }
+    CommitCopies();
+  };
+  copy_group(0);
+  copy_group(1);
   LoadQueries<T, kDim>(args, first_row, rows, kv_head, shared->q);
-
-  // Of queries lane / 4 + 8 r of fragment m.
-  int position[kRowTiles][2];
-  float max_score[kRowTiles][2];
-  float sum[kRowTiles][2] = {};
+  __syncwarp();
+  uint32_t q[kDim / 16][4];
 #pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int query = first_query + m * 16 + r * 8 + lane / 4;
-      position[m][r] = first_position + query / heads;
-      max_score[m][r] = -INFINITY;
-    }
+  for (int d = 0; d < kDim / 16; ++d) {
+    LoadMatrices(
+        SharedAddress(shared->q + SlabIndex(kQueries, first_query + lane % 16,
+                                            d * 16 + lane / 16 * 8)),
+        q[d]);
   }
-  float o[kRowTiles][kColumnTiles][4] = {};
+  WaitForCopies<1>();
+  FenceShared();
+  __syncthreads();
 
-  int next_page = pages > 1 ? page_ids[1] : 0;
-  for (int page = 0; page < pages; ++page) {
-    WaitForCopies<0>();
+  int position[2];
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    position[r] = first_position + (first_query + r * 8 + lane / 4) / heads;
+  }
+  const auto hide = [&](int page, float(&score)[kPageTokens / 2]) {
+    if ((page + 1) * kPageTokens - 1 <= first_position) return;
+#pragma unroll
+    for (int t = 0; t < kTokenTiles; ++t) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int token = page * kPageTokens + t * 8 + lane % 4 * 2 + e % 2;
+        if (token > position[e / 2]) score[4 * t + e] = -INFINITY;
+      }
+    }
+  };
+
+  Running running;
+  float score[kPageTokens / 2];
+  float o[kDim / 2];
+  uint32_t weight[kPageTokens / 16][4];
+#pragma unroll
+  for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
+  StartScores<kDim>(q, shared->k[0], score);
+  WaitForGroups<0>(score);
+  hide(0, score);
+  TakeScores(score, &running);
+  PackWeights(score, weight);
+  for (int page = 0; page < pages - 1; ++page) {
+    copy_group(page + 2);
+    WaitForCopies<1>();
+    FenceShared();
     __syncthreads();
-    if (page + 1 < pages) {
-      CopyPage<kDim>(args, next_page, kv_head,
-                     length - (page + 1) * kPageTokens,
-                     shared->k[(page + 1) % 2], shared->v[(page + 1) % 2]);
-      CommitCopies();
-      if (page + 2 < pages) next_page = page_ids[page + 2];
+    StartScores<kDim>(q, shared->k[(page + 1) % kStages], score);
+    StartOutputs<kDim>(weight, shared->v[page % kStages], o);
+    WaitForGroups<1>(score);
+    hide(page + 1, score);
+    TakeScores(score, &running);
+    WaitForGroups<0>(o);
+    if (__any_sync(kAllLanes,
+                   running.rescale[0] < 1.0f || running.rescale[1] < 1.0f)) {
+#pragma unroll
+      for (int i = 0; i < kDim / 2; ++i) o[i] *= running.rescale[i / 2 % 2];
     }
-    const BFloat16* const k = shared->k[page % 2];
-    const BFloat16* const v = shared->v[page % 2];
-
-    float score[kRowTiles][kTokenTiles][4] = {};
-#pragma unroll
-    for (int d = 0; d < kDim; d += 16) {
-      uint32_t q[kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        LoadMatrices(SharedAddress(shared->q +
-                                   Place<kDim>(first_query + m * 16 + lane % 16,
-                                               d + lane / 16 * 8)),
-                     q[m]);
-      }
-#pragma unroll
-      for (int t = 0; t < kTokenTiles; t += 2) {
-        uint32_t key[4];
-        LoadMatrices(
-            SharedAddress(k + Place<kDim>(t * 8 + lane / 16 * 8 + lane % 8,
-                                          d + lane / 8 % 2 * 8)),
-            key);
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          MultiplyAdd(q[m], key[0], key[1], score[m][t]);
-          MultiplyAdd(q[m], key[2], key[3], score[m][t + 1]);
-        }
-      }
-    }
-
-    if ((page + 1) * kPageTokens - 1 > first_position) {
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-        for (int t = 0; t < kTokenTiles; ++t) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int token = page * kPageTokens + t * 8 + lane % 4 * 2 + e % 2;
-            if (token > position[m][e / 2]) score[m][t][e] = -INFINITY;
-          }
-        }
-      }
-    }
-
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        float top = max_score[m][r];
-#pragma unroll
-        for (int t = 0; t < kTokenTiles; ++t) {
-          top = fmaxf(top, fmaxf(score[m][t][2 * r], score[m][t][2 * r + 1]));
-        }
-        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-        const float rescale = Exp2(max_score[m][r] - top);
-        max_score[m][r] = top;
-        sum[m][r] *= rescale;
-#pragma unroll
-        for (int c = 0; c < kColumnTiles; ++c) {
-          o[m][c][2 * r] *= rescale;
-          o[m][c][2 * r + 1] *= rescale;
-        }
-#pragma unroll
-        for (int t = 0; t < kTokenTiles; ++t) {
-#pragma unroll
-          for (int e = 2 * r; e < 2 * r + 2; ++e) {
-            score[m][t][e] = Exp2(score[m][t][e] - top);
-            sum[m][r] += score[m][t][e];
-          }
-        }
-      }
-    }
-
-#pragma unroll
-    for (int t = 0; t < kTokenTiles; t += 2) {
-      uint32_t weight[kRowTiles][4];
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const float(&low)[4] = score[m][t];
-        const float(&high)[4] = score[m][t + 1];
-        weight[m][0] = PackBf16(low[0], low[1]);
-        weight[m][1] = PackBf16(low[2], low[3]);
-        weight[m][2] = PackBf16(high[0], high[1]);
-        weight[m][3] = PackBf16(high[2], high[3]);
-      }
-#pragma unroll
-      for (int c = 0; c < kColumnTiles; c += 2) {
-        uint32_t value[4];
-        LoadMatricesTransposed(
-            SharedAddress(v + Place<kDim>(t * 8 + lane / 16 * 8 + lane % 8,
-                                          c * 8 + lane / 8 % 2 * 8)),
-            value);
-#pragma unroll
-        for (int m = 0; m < kRowTiles; ++m) {
-          MultiplyAdd(weight[m], value[0], value[2], o[m][c]);
-          MultiplyAdd(weight[m], value[1], value[3], o[m][c + 1]);
-        }
-      }
-    }
+    PackWeights(score, weight);
   }
+  WaitForCopies<0>();
+  FenceShared();
+  __syncthreads();
+  StartOutputs<kDim>(weight, shared->v[(pages - 1) % kStages], o);
+  WaitForGroups<0>(o);
 
 #pragma unroll
-  for (int m = 0; m < kRowTiles; ++m) {
+  for (int r = 0; r < 2; ++r) {
+    float total = running.sum[r];
+    total += __shfl_xor_sync(kAllLanes, total, 1);
+    total += __shfl_xor_sync(kAllLanes, total, 2);
+    const int query = first_query + r * 8 + lane / 4;
+    const int row = query / heads;
+    if (row >= rows) continue;
+    const float scale = 1.0f / total;
+    BFloat16* const out =
+        static_cast<BFloat16*>(args.out) +
+        ((first_row + row) * args.num_heads + kv_head * heads + query % heads) *
+            kDim +
+        lane % 4 * 2;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float total = sum[m][r];
-      total += __shfl_xor_sync(kAllLanes, total, 1);
-      total += __shfl_xor_sync(kAllLanes, total, 2);
-      const int query = first_query + m * 16 + r * 8 + lane / 4;
-      const int row = query / heads;
-      if (row >= rows) continue;
-      const float scale = 1.0f / total;
-      BFloat16* const out = static_cast<BFloat16*>(args.out) +
-                            ((first_row + row) * args.num_heads +
-                             kv_head * heads + query % heads) *
-                                kDim +
-                            lane % 4 * 2;
-#pragma unroll
-      for (int c = 0; c < kColumnTiles; ++c) {
-        *reinterpret_cast<uint32_t*>(out + c * 8) =
-            PackBf16(o[m][c][2 * r] * scale, o[m][c][2 * r + 1] * scale);
-      }
+    for (int c = 0; c < kDim / 8; ++c) {
+      *reinterpret_cast<uint32_t*>(out + c * 8) =
+          PackBf16(o[4 * c + 2 * r] * scale, o[4 * c + 2 * r + 1] * scale);
     }
   }
 }
 
 template <typename T, int kDim>
 void Launch(const PagedAttentionArgs& args, Stream* stream) {
-  constexpr int kBytes = sizeof(Shared<kDim>);
+  constexpr int kBytes = sizeof(Shared<kDim>) + kSlabAlignment;
   const auto kernel = AttendTiles<T, kDim>;
   RING_CUDA_CHECK(cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
