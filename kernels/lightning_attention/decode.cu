@@ -1,15 +1,11 @@
-// Decode segments: norms, rotation, recurrence, group norm and gate.
+// Decode segments: norms, rotation and recurrence.
 //
 // AdvanceStates: a block owns 32 columns of one head's state of one segment and
 // holds them in registers over all rows of the segment; a thread owns 4 columns
 // of every 16th row (16 bytes a load, 8 loads in flight for D = 128). While the
 // state is on its way, D / 4 threads each prepare q and k of a row, 8 its
-// columns of v. Outputs go to the workspace; the block of a norm group that is
-// done last finishes the group's part of the segment's rows. Shared memory: 2 D
-// floats and the partial sums of 4 warps, under 2 KiB. Bound: memory, every
-// state read and written once.
-#include <algorithm>
-
+// columns of v. Shared memory: 2 D floats and the partial sums of 4 warps,
+// under 2 KiB. Bound: memory, every state read and written once.
 #include "kernels/cuda_stream.cuh"
 #include "kernels/lightning_attention/lightning_kernels.cuh"
 
@@ -20,6 +16,58 @@ constexpr int kThreads = 128;
 constexpr int kColumns = 32;                        // of a block
 constexpr int kRowThreads = kColumns / 4;           // side by side in a row
 constexpr int kRowStride = kThreads / kRowThreads;  // rows of a pass
+
+// Norm and rotation of a head by D / 4 lanes that have 4 elements each. All
+// that has to be loaded is asked for before the first use: a row is all that
+// these lanes do, and it takes as long as its loads.
+template <typename T, int kDim>
+__device__ void PrepareHead(const T* head, const float* weight, float eps,
+                            const float* cos, const float* sin, int half,
+                            bool silu, float (&x)[4]) {
+  constexpr int kLanes = kDim / 4;
+  const int i = threadIdx.x % kLanes * 4;
+  const bool rotated = i < 2 * half;
+  const bool upper = i >= half;
+  const int partner = upper ? i - half : i + half;
+  float other[4] = {};
+  float c[4], s[4];
+  float w[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  float w_other[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+  LoadFour(head + i, x);
+  if (weight != nullptr) LoadFour(weight + i, w);
+  if (rotated) {
+    LoadFour(head + partner, other);
+    LoadFour(cos + (upper ? partner : i), c);
+    LoadFour(sin + (upper ? partner : i), s);
+    if (weight != nullptr) LoadFour(weight + partner, w_other);
+  }
+  if (silu) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      x[e] *= Sigmoid(x[e]);
+      other[e] *= Sigmoid(other[e]);
+    }
+  }
+  float scale = 1.0f;
+  if (weight != nullptr) {
+    float squares = 0;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) squares += x[e] * x[e];
+#pragma unroll
+    for (int offset = 1; offset < kLanes; offset *= 2) {
+      squares += __shfl_xor_sync(kAllLanes, squares, offset);
+    }
+    scale = InverseRms(squares, kDim, eps);
+  }
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    x[e] *= scale * w[e];
+    if (rotated) {
+      const float y = other[e] * scale * w_other[e];
+      x[e] = x[e] * c[e] + (upper ? y : -y) * s[e];
+    }
+  }
+}
 
 // q (scaled by D^-0.5), k and the block's columns of v of one row. Called by
 // the whole block.
@@ -35,18 +83,16 @@ __device__ void PrepareRow(const LightningAttentionArgs& args, int64_t row,
   if (thread < 2 * kLanes) {
     const int matrix = thread / kLanes;
     const int half = args.rope.half;
-    float x[1][4];
-    LoadHeadPart<kLanes>(from + matrix * width, x);
-    if (args.silu) Silu(x);
-    NormAndRotatePart<kLanes>(from + matrix * width,
-                              matrix == 0 ? args.q_norm : args.k_norm, args.eps,
-                              args.rope.cos + row * half,
-                              args.rope.sin + row * half, half, args.silu, x);
+    float x[4];
+    PrepareHead<T, kDim>(from + matrix * width,
+                         matrix == 0 ? args.q_norm : args.k_norm, args.eps,
+                         args.rope.cos + row * half, args.rope.sin + row * half,
+                         half, args.silu, x);
     if (matrix == 0) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) x[0][e] /= sqrtf(static_cast<float>(kDim));
+      for (int e = 0; e < 4; ++e) x[e] /= sqrtf(static_cast<float>(kDim));
     }
-    StoreFour(x[0], &qk[matrix][HeadColumn<kLanes>(0)]);
+    StoreFour(x, &qk[matrix][thread % kLanes * 4]);
   } else if (thread < 2 * kLanes + kRowThreads) {
     const int my_column = (thread - 2 * kLanes) * 4;
     float x[1][4];
@@ -56,49 +102,14 @@ __device__ void PrepareRow(const LightningAttentionArgs& args, int64_t row,
   }
 }
 
-// Group norm and gate of one row's group. The outputs come from other blocks.
-template <typename T, typename Out>
-__device__ void FinishGroup(const LightningAttentionArgs& args, int64_t row,
-                            int group, int group_width, float* shared) {
-  const int64_t begin =
-      row * args.num_heads * args.head_dim + int64_t{group} * group_width;
-  const float* const o = Outputs(args) + begin;
-  const T* const gate = static_cast<const T*>(args.gate) + begin;
-  const float* const weight = args.g_norm + group * group_width;
-  Out* const out = static_cast<Out*>(args.out) + begin;
-  float squares = 0;
-  for (int i = threadIdx.x * 4; i < group_width; i += kThreads * 4) {
-    const float4 x = __ldcg(reinterpret_cast<const float4*>(o + i));
-    squares += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
-  }
-  const float sum = BlockSum(squares, shared);
-  float scale = 1.0f;
-  if (args.groups > 0) {
-    scale = InverseRms(sum, group_width, args.eps);
-  } else if (threadIdx.x == 0) {
-    args.sum_of_squares[row] = sum;
-  }
-  for (int i = threadIdx.x * 4; i < group_width; i += kThreads * 4) {
-    const float4 x = __ldcg(reinterpret_cast<const float4*>(o + i));
-    float y[4] = {x.x, x.y, x.z, x.w};
-    float w[4], g[4];
-    LoadFour(weight + i, w);
-    LoadFour(gate + i, g);
-#pragma unroll
-    for (int e = 0; e < 4; ++e) y[e] *= scale * w[e] * Sigmoid(g[e]);
-    StoreFour(y, out + i);
-  }
-  __syncthreads();
-}
-
-template <typename T, typename Out, int kDim>
-__global__ void __launch_bounds__(kThreads, 7)
+template <typename T, int kDim>
+__global__ void __launch_bounds__(kThreads, 8)
     AdvanceStates(LightningAttentionArgs args) {
   constexpr int kPasses = kDim / kRowStride;
   __shared__ __align__(16) float qk[2][kDim];
   __shared__ __align__(16) float v[kColumns];
   __shared__ __align__(16) float partial[kThreads / kWarp][kColumns];
-  __shared__ bool is_last;
+  LaunchDependents();
   const int head = blockIdx.x / (kDim / kColumns);
   const int column = blockIdx.x % (kDim / kColumns) * kColumns;
   const int segment = blockIdx.y;
@@ -148,6 +159,14 @@ __global__ void __launch_bounds__(kThreads, 7)
       o.z += query * s.z;
       o.w += query * s.w;
     }
+    if (t == row_count - 1) {
+      float* const out = state_at(slot_out);
+#pragma unroll
+      for (int p = 0; p < kPasses; ++p) {
+        *reinterpret_cast<float4*>(out + int64_t{p} * kRowStride * kDim) =
+            state[p];
+      }
+    }
     // The four rows of a warp, then the warps.
 #pragma unroll
     for (int offset = kRowThreads; offset < kWarp; offset *= 2) {
@@ -164,39 +183,9 @@ __global__ void __launch_bounds__(kThreads, 7)
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kThreads / kWarp; ++w) sum += partial[w][threadIdx.x];
-      Outputs(
-          args)[(row * args.num_heads + head) * kDim + column + threadIdx.x] =
-          sum;
+      args.workspace[(row * args.num_heads + head) * kDim + column +
+                     threadIdx.x] = sum;
     }
-  }
-
-  // The warp that wrote the outputs counts the block before it writes the
-  // state: the fence would wait for that.
-  const int groups = max(args.groups, 1);
-  const int group_width = args.num_heads * kDim / groups;
-  const int group_blocks = group_width / kColumns;
-  const int group = blockIdx.x / group_blocks;
-  if (warp == 0) {
-    __threadfence();
-    __syncwarp();
-    if (lane == 0) {
-      const unsigned before =
-          atomicInc(Counters(args) + segment * groups + group,
-                    static_cast<unsigned>(group_blocks) - 1);
-      is_last = before == static_cast<unsigned>(group_blocks) - 1;
-    }
-  }
-  float* const out = state_at(slot_out);
-#pragma unroll
-  for (int p = 0; p < kPasses; ++p) {
-    *reinterpret_cast<float4*>(out + int64_t{p} * kRowStride * kDim) = state[p];
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-  for (int t = 0; t < row_count; ++t) {
-    FinishGroup<T, Out>(args, first_row + t, group, group_width,
-                        &partial[0][0]);
   }
 }
 
@@ -204,10 +193,7 @@ template <typename T, int kDim>
 void Launch(const LightningAttentionArgs& args, Stream* stream) {
   const dim3 grid(static_cast<unsigned>(args.num_heads) * (kDim / kColumns),
                   static_cast<unsigned>(args.segments.num_decode_segments));
-  WithFloatType(args.out_dtype, [&](auto out) {
-    AdvanceStates<T, decltype(out), kDim>
-        <<<grid, kThreads, 0, stream->get()>>>(args);
-  });
+  AdvanceStates<T, kDim><<<grid, kThreads, 0, stream->get()>>>(args);
   CheckLaunch("AdvanceStates");
 }
 
@@ -215,9 +201,6 @@ void Launch(const LightningAttentionArgs& args, Stream* stream) {
 
 void LightningDecodeSegments(const LightningAttentionArgs& args,
                              Stream* stream) {
-  const int64_t groups = std::max(args.groups, 1);
-  RING_CHECK_LE(groups * args.segments.num_decode_segments, kLightningCounters);
-  RING_CHECK_EQ(args.num_heads * args.head_dim % (groups * kColumns), 0);
   WithFloatType(args.qkv_dtype, [&](auto type) {
     using T = decltype(type);
     if (args.head_dim == 64) {

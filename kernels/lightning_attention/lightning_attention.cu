@@ -1,4 +1,4 @@
-// Dispatch; group norm and gate of prompt rows whose outputs were left in the
+// Dispatch; group norm and gate of rows whose outputs were left in the
 // workspace.
 //
 // FinishRows: a block owns one norm group of one row, a thread 4 of its
@@ -16,15 +16,16 @@ constexpr int kFinishThreads = 256;
 
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kFinishThreads)
-    FinishRows(LightningAttentionArgs args) {
+    FinishRows(LightningAttentionArgs args, int end_segment) {
   __shared__ float shared[kFinishThreads / kWarp];
   const int64_t row = blockIdx.x;
-  if (SegmentOfRow(args.segments, row) < args.segments.num_decode_segments) {
-    return;
-  }
+  const int segment = SegmentOfRow(args.segments, row);
+  // Also where there is nothing to do: the next kernel waits for this one alone.
+  WaitForPrimary();
+  if (segment < 0 || segment >= end_segment) return;
   const int64_t width = int64_t{args.num_heads} * args.head_dim;
   const int64_t group_width = width / max(args.groups, 1);
-  const float* const o = Outputs(args) + row * width;
+  const float* const o = args.workspace + row * width;
   const T* const gate = static_cast<const T*>(args.gate) + row * width;
   Out* const out = static_cast<Out*>(args.out) + row * width;
   const int64_t begin = blockIdx.y * group_width;
@@ -54,6 +55,25 @@ __global__ void __launch_bounds__(kFinishThreads)
   }
 }
 
+// For the rows of segments before end_segment. Its blocks may be there before
+// the kernel that leaves the outputs is done.
+template <typename T, typename Out>
+void LaunchFinish(const LightningAttentionArgs& args, int end_segment,
+                  Stream* stream) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(Blocks(args.rows, 1),
+                        static_cast<unsigned>(std::max(args.groups, 1)));
+  config.blockDim = dim3(kFinishThreads);
+  config.stream = stream->get();
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  RING_CUDA_CHECK(
+      cudaLaunchKernelEx(&config, FinishRows<T, Out>, args, end_segment));
+}
+
 }  // namespace
 
 void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
@@ -67,18 +87,16 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
       << "head_dim " << args.head_dim;
   RING_CHECK_EQ(args.rope.half % 4, 0);
   if (args.rows == 0 || segments.num_segments == 0) return;
-  if (segments.num_decode_segments > 0) LightningDecodeSegments(args, stream);
-  if (segments.num_segments == segments.num_decode_segments) return;
-  if (LightningPromptSegments(args, stream)) return;
+  const int decode = segments.num_decode_segments;
+  if (decode > 0) LightningDecodeSegments(args, stream);
+  const bool finished =
+      segments.num_segments > decode && LightningPromptSegments(args, stream);
+  if (finished && decode == 0) return;
   WithFloatType(args.qkv_dtype, [&](auto type) {
-    using T = decltype(type);
-    const dim3 grid(Blocks(args.rows, 1),
-                    static_cast<unsigned>(std::max(args.groups, 1)));
     WithFloatType(args.out_dtype, [&](auto out) {
-      FinishRows<T, decltype(out)>
-          <<<grid, kFinishThreads, 0, stream->get()>>>(args);
+      LaunchFinish<decltype(type), decltype(out)>(
+          args, finished ? decode : segments.num_segments, stream);
     });
-    CheckLaunch("FinishRows");
   });
 }
 

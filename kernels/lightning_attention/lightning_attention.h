@@ -49,8 +49,7 @@ struct LightningAttentionArgs {
 
   void* out = nullptr;  // [rows, H * D]; padding rows are left as they are
   DType out_dtype = DType::kFloat32;
-  // [LightningWorkspaceFloats] fp32, zero before it is first used.
-  float* workspace = nullptr;
+  float* workspace = nullptr;  // [LightningWorkspaceFloats] fp32
 };
 
 // A GPU works on pieces of this many rows of a prompt segment side by side:
@@ -58,10 +57,6 @@ struct LightningAttentionArgs {
 inline constexpr int LightningBlockRows(int num_heads) {
   return num_heads > 8 ? 1024 : 512;
 }
-
-// Entries at the start of `workspace` by which blocks of a GPU count who is
-// done: decode segments times norm groups may not be more.
-inline constexpr int64_t kLightningCounters = 16384;
 
 // Size of `workspace` for steps of up to max_rows rows.
 int64_t LightningWorkspaceFloats(int64_t max_rows, int num_heads, int head_dim);

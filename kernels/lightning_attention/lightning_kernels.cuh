@@ -8,10 +8,10 @@
 namespace ring::cuda {
 
 // Both write the states of their segments to their slots.
+// Leaves the outputs in the workspace: group norm and gate are left to do.
 void LightningDecodeSegments(const LightningAttentionArgs& args,
                              Stream* stream);
-// True if the outputs are finished, false if they lie in the workspace and
-// group norm and gate are left to do.
+// True if the outputs are finished, false if they lie in the workspace.
 bool LightningPromptSegments(const LightningAttentionArgs& args,
                              Stream* stream);
 
@@ -22,12 +22,13 @@ bool LightningPromptGroups(const LightningAttentionArgs& args, Stream* stream);
 void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
                       Stream* stream);
 
-// The workspace: counters, zero between two calls; the heads' outputs; states.
-__device__ inline unsigned* Counters(const LightningAttentionArgs& args) {
-  return reinterpret_cast<unsigned*>(args.workspace);
+// A kernel that is launched early waits for the one before it, which may say
+// that from here on it need not be alone.
+__device__ inline void LaunchDependents() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
-__device__ inline float* Outputs(const LightningAttentionArgs& args) {
-  return args.workspace + kLightningCounters;
+__device__ inline void WaitForPrimary() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 // Where the state of the block of rows that begins at `row` lies in the
@@ -38,7 +39,7 @@ __device__ inline float* BlockState(const LightningAttentionArgs& args,
                                     int block_rows, int64_t row,
                                     bool first_of_segment, int head) {
   const int64_t slot = row / block_rows * 2 + (first_of_segment ? 1 : 0);
-  return Outputs(args) +
+  return args.workspace +
          (args.rows + (slot * args.head_dim)) * args.num_heads * args.head_dim +
          int64_t{head} * args.head_dim * args.head_dim;
 }

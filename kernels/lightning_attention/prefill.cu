@@ -408,7 +408,7 @@ __global__ void __launch_bounds__(kDim * 2, kExact ? 1 : 2)
       __syncthreads();
       OutputChunk<kDim, kExact>(
           *shared, state, count, width,
-          Outputs(args) + (row + begin) * width + head * kDim);
+          args.workspace + (row + begin) * width + head * kDim);
     }
     UpdateState<kDim>(*shared, count, state);
     __syncthreads();

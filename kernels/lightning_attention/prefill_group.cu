@@ -150,12 +150,13 @@ __device__ void PrepareChunk(const LightningAttentionArgs& args, int64_t row,
   }
 }
 
-// Asks for the rows of the chunk after.
+// Asks for `count` rows from `row` on: of q, k, v, and of the gate, which is
+// needed at the end of a chunk.
 template <typename T, Goal kGoal>
-__device__ void PrefetchChunk(const LightningAttentionArgs& args, int64_t row,
-                              int count, int head) {
+__device__ void PrefetchRows(const LightningAttentionArgs& args, int64_t row,
+                             int count, int head) {
   constexpr int kFirst = kGoal == Goal::kState ? 1 : 0;
-  constexpr int kMatrices = 3 - kFirst;
+  constexpr int kMatrices = kGoal == Goal::kFinished ? 4 : 3 - kFirst;
   constexpr int kLine = 128 / static_cast<int>(sizeof(T));
   constexpr int kLines = kDim / kLine;  // of a row's head
   const int64_t width = int64_t{args.num_heads} * kDim;
@@ -163,9 +164,11 @@ __device__ void PrefetchChunk(const LightningAttentionArgs& args, int64_t row,
        i += kHalf) {
     const int64_t from_row = row + i / (kMatrices * kLines);
     const int matrix = kFirst + i / kLines % kMatrices;
-    PrefetchLine(static_cast<const T*>(args.qkv) +
-                 (from_row * 3 + matrix) * width + head * kDim +
-                 i % kLines * kLine);
+    const T* const from =
+        matrix == 3
+            ? static_cast<const T*>(args.gate) + from_row * width
+            : static_cast<const T*>(args.qkv) + (from_row * 3 + matrix) * width;
+    PrefetchLine(from + head * kDim + i % kLines * kLine);
   }
 }
 
@@ -315,17 +318,33 @@ __device__ void SumSquares(const float* o, float* squares) {
   }
 }
 
-// Group norm and gate of the chunk's rows, whose sums of squares the blocks of
-// the cluster have.
+__device__ inline void ArriveAtCluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ inline void WaitForCluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Group norm and gate of the chunk's rows, when the blocks of the cluster have
+// their sums of squares.
 template <typename T>
 __device__ void FinishRows(const LightningAttentionArgs& args, int64_t row,
                            int count, int head, const float* o,
                            float* squares) {
-  const auto cluster = cg::this_cluster();
-  const int blocks = static_cast<int>(cluster.num_blocks());
   const int64_t width = int64_t{args.num_heads} * kDim;
   const float* const weight = args.g_norm + head * kDim;
   const int part = threadIdx.x % kHeadLanes;
+  float gate[2][kParts][4];
+#pragma unroll
+  for (int pass = 0; pass < 2; ++pass) {
+    const int i = min(ResultRow(pass), count - 1);
+    LoadHeadPart(
+        static_cast<const T*>(args.gate) + (row + i) * width + head * kDim,
+        gate[pass]);
+  }
+  WaitForCluster();
+  const auto cluster = cg::this_cluster();
+  const int blocks = static_cast<int>(cluster.num_blocks());
 #pragma unroll
   for (int pass = 0; pass < 2; ++pass) {
     const int i = ResultRow(pass);
@@ -338,9 +357,9 @@ __device__ void FinishRows(const LightningAttentionArgs& args, int64_t row,
     if (args.groups == 0 && head == 0 && part == 0) {
       args.sum_of_squares[row + i] = sum;
     }
-    const int64_t at = (row + i) * width + head * kDim;
-    float x[kParts][4], gate[kParts][4];
-    LoadHeadPart(static_cast<const T*>(args.gate) + at, gate);
+    BFloat16* const out =
+        static_cast<BFloat16*>(args.out) + (row + i) * width + head * kDim;
+    float x[kParts][4];
     LoadOutputs(o, i, x);
 #pragma unroll
     for (int j = 0; j < kParts; ++j) {
@@ -348,9 +367,10 @@ __device__ void FinishRows(const LightningAttentionArgs& args, int64_t row,
       LoadFour(weight + HeadColumn(j), w);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        x[j][e] *= scale * w[e] * __fdividef(1.0f, 1.0f + __expf(-gate[j][e]));
+        x[j][e] *=
+            scale * w[e] * __fdividef(1.0f, 1.0f + __expf(-gate[pass][j][e]));
       }
-      StoreFour(x[j], static_cast<BFloat16*>(args.out) + at + HeadColumn(j));
+      StoreFour(x[j], out + HeadColumn(j));
     }
   }
 }
@@ -365,7 +385,7 @@ __device__ void StoreRaw(const LightningAttentionArgs& args, int64_t row,
     LoadOutputs(o, i, x);
 #pragma unroll
     for (int j = 0; j < kParts; ++j) {
-      StoreFour(x[j], Outputs(args) +
+      StoreFour(x[j], args.workspace +
                           ((row + i) * args.num_heads + head) * int64_t{kDim} +
                           HeadColumn(j));
     }
@@ -383,13 +403,6 @@ __device__ void ForEachElement(float (&state)[kDim / 2], Body body) {
     body((i / 4 * 8 + lane % 4 * 2 + i % 2) * kDim + column + i / 2 % 2 * 8,
          &state[i]);
   }
-}
-
-__device__ inline void ArriveAtCluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-__device__ inline void WaitForCluster() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 template <typename T, Goal kGoal>
@@ -421,8 +434,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       const int64_t row = first_row + c * kChunk;
       const int count = min(kChunk, rows - c * kChunk);
       if (c >= kBuffers) WaitAtBarrier(kEmpty + c % kBuffers, kThreads);
-      PrefetchChunk<T, kGoal>(args, row + kChunk,
-                              min(kChunk, rows - (c + 1) * kChunk), head);
+      PrefetchRows<T, kGoal>(args, row + kChunk,
+                             min(kChunk, rows - (c + 1) * kChunk), head);
       PrepareChunk<T, kGoal>(args, row, count, head, shared->power,
                              &shared->chunks[c % kBuffers]);
       FenceShared();
@@ -503,7 +516,6 @@ __global__ void __launch_bounds__(kThreads, 1)
           __syncwarp();
           ArriveAtCluster();
           WaitForGroups<0>(state);
-          WaitForCluster();
           FinishRows<T>(args, row, count, head, chunk->o,
                         shared->squares[c % 2]);
         }

@@ -5,7 +5,7 @@
 //
 // AttendParts: a block of 4 warps takes parts blockIdx.x, + gridDim.x, ... of
 // one segment's context, for up to 8 query heads that share a KV head. A warp
-// takes steps of 32 tokens straight from memory to fragments of mma.m16n8k16,
+// takes steps of 16 tokens straight from memory to fragments of mma.m16n8k16,
 // heads in the place of columns:
 //   scores^T [tokens, heads]  = K [tokens, D] Q^T
 //   o^T [D, heads]           += V^T [D, tokens] weights^T
@@ -28,11 +28,11 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kHeads = 8;        // of a block
-constexpr int kStepTokens = 32;  // of a warp
+constexpr int kStepTokens = 16;  // of a warp
 constexpr int kTiles = kStepTokens / 16;
 constexpr int kMostParts = 96;      // of a context
 constexpr int kLeastPartPages = 4;  // a shorter part costs more than it gives
-constexpr int kBlocks = 2048;       // enough to keep every multiprocessor busy
+constexpr int kBlocks = 4096;       // enough to keep every multiprocessor busy
 constexpr float kLowest = -1e30f;   // a maximum before the first score
 
 // The unfinished results of queries: maximum, sum and output before the
@@ -248,7 +248,7 @@ __device__ void TakeStep(const BFloat16* k_from, const BFloat16* v_from,
 }
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(kWarps* kWarp, 3)
+__global__ void __launch_bounds__(kWarps* kWarp, 4)
     AttendParts(PagedAttentionArgs args, Parts parts) {
   constexpr int kUnits = kDim / 32;
   __shared__ __align__(16) BFloat16 q_shared[kHeads][kDim];

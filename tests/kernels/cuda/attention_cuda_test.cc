@@ -79,13 +79,6 @@ Step PromptStep(const std::vector<int>& lengths) {
   return step;
 }
 
-// As after allocation, where that matters; else NaN.
-std::vector<float> LightningWorkspace(int64_t floats) {
-  std::vector<float> workspace(floats, std::numeric_limits<float>::quiet_NaN());
-  std::fill_n(workspace.begin(), kLightningCounters, 0.0f);
-  return workspace;
-}
-
 // Prompt rows of bf16 results multiply bf16 factors: q, k, v, the scores and
 // the state are rounded besides the result, six roundings of at most 2^-9.
 double PromptTolerance(DType out) {
@@ -138,8 +131,8 @@ class LightningCudaTest : public testing::TestWithParam<AttentionCase> {
       args.out =
           arena.Put(Tensor(out, std::vector<float>(step.rows * width, 7)));
       args.out_dtype = out;
-      args.workspace = arena.Put(LightningWorkspace(
-          LightningWorkspaceFloats(step.rows, variant.heads, dim)));
+      args.workspace = arena.Make<float>(
+          LightningWorkspaceFloats(step.rows, variant.heads, dim));
       arena.backend().LightningAttention(args);
       if (want_states) return arena.Get(args.states, step.slots * width * dim);
       std::vector<float> all =
@@ -221,8 +214,8 @@ class LightningSequence {
     BFloat16* const out = arena.Make<BFloat16>(rows * width_);
     args.out = out;
     args.out_dtype = DType::kBFloat16;
-    args.workspace = arena.Put(LightningWorkspace(
-        LightningWorkspaceFloats(rows, args.num_heads, kDim)));
+    args.workspace =
+        arena.Make<float>(LightningWorkspaceFloats(rows, args.num_heads, kDim));
     arena.backend().LightningAttention(args);
     done_ += rows;
     return arena.GetFloats(out, rows * width_, args.out_dtype);
