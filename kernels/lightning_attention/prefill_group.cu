@@ -18,170 +18,47 @@
 #include <algorithm>
 
 #include "kernels/cuda_stream.cuh"
-#include "kernels/lightning_attention/lightning_kernels.cuh"
-#include "kernels/warpgroup.cuh"
+#include "kernels/lightning_attention/prompt_chunk.cuh"
 
 namespace ring::cuda {
 namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int kDim = 128;
-constexpr int kChunk = 64;
 constexpr int kThreads = 512;
 constexpr int kHalf = kThreads / 2;  // products; preparation
 constexpr int kBuffers = 2;
 constexpr int kMostBlocks = 8;  // of a cluster, on any GPU
-constexpr int kSlabBytes = kChunk * kSlabRowBytes;
-constexpr int kParts = kDim / 32;  // of a head held by 8 lanes
+constexpr int kSlabBytes = kChunkRows * kSlabRowBytes;
 
 // Barriers of the block.
 constexpr int kFull = 1;                 // + buffer: a chunk is prepared
 constexpr int kEmpty = kFull + 2;        // + buffer: it is done with
 constexpr int kMultiplied = kEmpty + 2;  // within warpgroups 0 and 1
 
-// What WalkGroups is for: what a block adds to a state of zero; its outputs, to
-// the workspace; its outputs after group norm and gate.
-enum class Goal { kState, kRaw, kFinished };
-
-using Matrix = BFloat16[kChunk * kDim];
-
-// A chunk, in slabs; zeros behind the segment's last row.
-struct Chunk {
-  union {
-    struct {
-      Matrix q;
-      Matrix k;
-    };
-    float o[kChunk * kDim];  // once the scores and S^T q^T are there
-  };
-  Matrix decayed_k[2];  // high and rest
-  Matrix v[2];          // likewise
-};
-
 struct Shared {
-  Chunk chunks[kBuffers];
-  BFloat16 scores[kChunk * kChunk];  // A, in a slab
-  float power[kChunk + 1];           // exp(-s n)
-  float squares[2][kChunk];          // of rows, chunks in turn
+  PromptChunk chunks[kBuffers];
+  BFloat16 scores[kChunkRows * kChunkRows];  // A, in a slab
+  float power[kChunkRows + 1];               // exp(-s n)
+  float squares[2][kChunkRows];              // of rows, chunks in turn
 };
 
 // Place of an output: columns are swapped so that neither a warp's fragments
 // nor rows meet in the banks.
 __device__ int OutputIndex(int row, int column) {
-  return row * kDim + (column ^ row / 2 % 4 * 8);
-}
-
-// Preparation --------------------------------------------------------------
-
-__device__ void StoreHigh(const float (&x)[kParts][4], int row, Matrix* high) {
-#pragma unroll
-  for (int j = 0; j < kParts; ++j) {
-    StoreFour(x[j], &(*high)[SlabIndex(kChunk, row, HeadColumn(j))]);
-  }
-}
-
-__device__ void StoreBoth(const float (&x)[kParts][4], int row,
-                          Matrix (*both)[2]) {
-#pragma unroll
-  for (int j = 0; j < kParts; ++j) {
-    const int at = SlabIndex(kChunk, row, HeadColumn(j));
-    const uint2 high = {PackBf16(x[j][0], x[j][1]), PackBf16(x[j][2], x[j][3])};
-    *reinterpret_cast<uint2*>(&(*both)[0][at]) = high;
-    *reinterpret_cast<uint2*>(&(*both)[1][at]) = {
-        PackRest(x[j][0], x[j][1], high.x), PackRest(x[j][2], x[j][3], high.y)};
-  }
-}
-
-__device__ void Scale(float factor, float (&x)[kParts][4]) {
-#pragma unroll
-  for (int j = 0; j < kParts; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) x[j][e] *= factor;
-  }
-}
-
-// Rows [row, row + count) of the head's q, k and v. Called by 8 warps.
-template <typename T, Goal kGoal>
-__device__ void PrepareChunk(const LightningAttentionArgs& args, int64_t row,
-                             int count, int head, const float* power,
-                             Chunk* chunk) {
-  const int64_t width = int64_t{args.num_heads} * kDim;
-  const int half = args.rope.half;
-  const int warp = threadIdx.x % kHalf / kWarp;
-  const int group = threadIdx.x % kWarp / kHeadLanes;
-#pragma unroll 1
-  for (int pass = 0; pass < 2; ++pass) {
-    // Rows of a half-warp are 4 apart: they meet no bank twice.
-    const int i = warp * 8 + group % 2 * 4 + group / 2 * 2 + pass;
-    const bool real = i < count;
-    const int64_t from_row = row + (real ? i : 0);
-    const T* const from =
-        static_cast<const T*>(args.qkv) + from_row * 3 * width + head * kDim;
-    const float* const cos = args.rope.cos + from_row * half;
-    const float* const sin = args.rope.sin + from_row * half;
-    const float keep = real ? 1.0f : 0.0f;
-    float k[kParts][4], v[kParts][4];
-    LoadHeadPart(from + width, k);
-    LoadHeadPart(from + 2 * width, v);
-    if (args.silu) {
-      Silu(k);
-      Silu(v);
-    }
-    NormAndRotatePart(from + width, args.k_norm, args.eps, cos, sin, half,
-                      args.silu, k);
-    if constexpr (kGoal != Goal::kState) {
-      Scale(keep, k);
-      StoreHigh(k, i, &chunk->k);
-    }
-    Scale(keep * power[max(count - 1 - i, 0)], k);
-    StoreBoth(k, i, &chunk->decayed_k);
-    Scale(keep, v);
-    StoreBoth(v, i, &chunk->v);
-    if constexpr (kGoal != Goal::kState) {
-      float q[kParts][4];
-      LoadHeadPart(from, q);
-      if (args.silu) Silu(q);
-      NormAndRotatePart(from, args.q_norm, args.eps, cos, sin, half, args.silu,
-                        q);
-      Scale(keep / sqrtf(static_cast<float>(kDim)), q);
-      StoreHigh(q, i, &chunk->q);
-    }
-  }
-}
-
-// Asks for `count` rows from `row` on: of q, k, v, and of the gate, which is
-// needed at the end of a chunk.
-template <typename T, Goal kGoal>
-__device__ void PrefetchRows(const LightningAttentionArgs& args, int64_t row,
-                             int count, int head) {
-  constexpr int kFirst = kGoal == Goal::kState ? 1 : 0;
-  constexpr int kMatrices = kGoal == Goal::kFinished ? 4 : 3 - kFirst;
-  constexpr int kLine = 128 / static_cast<int>(sizeof(T));
-  constexpr int kLines = kDim / kLine;  // of a row's head
-  const int64_t width = int64_t{args.num_heads} * kDim;
-  for (int i = threadIdx.x % kHalf; i < count * kMatrices * kLines;
-       i += kHalf) {
-    const int64_t from_row = row + i / (kMatrices * kLines);
-    const int matrix = kFirst + i / kLines % kMatrices;
-    const T* const from =
-        matrix == 3
-            ? static_cast<const T*>(args.gate) + from_row * width
-            : static_cast<const T*>(args.qkv) + (from_row * 3 + matrix) * width;
-    PrefetchLine(from + head * kDim + i % kLines * kLine);
-  }
+  return row * kHeadDim + (column ^ row / 2 % 4 * 8);
 }
 
 // Products -----------------------------------------------------------------
 
 // scores = q k^T for the warpgroup's 32 columns, under way.
-__device__ void StartScores(const Chunk& chunk, int warpgroup,
+__device__ void StartScores(const PromptChunk& chunk, int warpgroup,
                             float (&scores)[16]) {
   const uint32_t q = SharedAddress(chunk.q);
   const uint32_t k =
-      SharedAddress(chunk.k) + warpgroup * (kChunk / 2) * kSlabRowBytes;
+      SharedAddress(chunk.k) + warpgroup * (kChunkRows / 2) * kSlabRowBytes;
 #pragma unroll
-  for (int d = 0; d < kDim / 16; ++d) {
+  for (int d = 0; d < kHeadDim / 16; ++d) {
     const int at = d / 4 * kSlabBytes + d % 4 * 32;
     MultiplyGroup<false, false>(DescribeSlab(q + at), DescribeSlab(k + at),
                                 d > 0, scores);
@@ -191,7 +68,7 @@ __device__ void StartScores(const Chunk& chunk, int warpgroup,
 
 // S^T, columns 64 slab to 64 slab + 63 of the warpgroup's, rounded, as left
 // factors of 16 columns each.
-__device__ void PackState(const float (&state)[kDim / 2], int slab,
+__device__ void PackState(const float (&state)[kHeadDim / 2], int slab,
                           uint32_t (&packed)[4][4]) {
 #pragma unroll
   for (int d = 0; d < 4; ++d) {
@@ -204,9 +81,9 @@ __device__ void PackState(const float (&state)[kDim / 2], int slab,
 }
 
 // o (+)= S^T q^T for these columns, under way.
-__device__ void StartFromState(const Chunk& chunk, int slab,
+__device__ void StartFromState(const PromptChunk& chunk, int slab,
                                const uint32_t (&packed)[4][4],
-                               float (&o)[kChunk / 2]) {
+                               float (&o)[kChunkRows / 2]) {
   const uint32_t q = SharedAddress(chunk.q) + slab * kSlabBytes;
 #pragma unroll
   for (int d = 0; d < 4; ++d) {
@@ -229,20 +106,20 @@ __device__ void StoreScores(const float (&scores)[16], int warpgroup,
       const float first = j <= i ? scores[4 * n + 2 * r] * power[i - j] : 0.0f;
       const float second =
           j < i ? scores[4 * n + 2 * r + 1] * power[i - j - 1] : 0.0f;
-      *reinterpret_cast<uint32_t*>(&to[SlabIndex(kChunk, i, j)]) =
+      *reinterpret_cast<uint32_t*>(&to[SlabIndex(kChunkRows, i, j)]) =
           PackBf16(first, second);
     }
   }
 }
 
 // o += v^T A^T, under way.
-__device__ void StartOutputs(const Chunk& chunk, const BFloat16* scores,
-                             int warpgroup, float (&o)[kChunk / 2]) {
+__device__ void StartOutputs(const PromptChunk& chunk, const BFloat16* scores,
+                             int warpgroup, float (&o)[kChunkRows / 2]) {
   const uint32_t v = SharedAddress(chunk.v[0]) + warpgroup * kSlabBytes;
   const uint32_t a = SharedAddress(scores);
   FenceGroup();
 #pragma unroll
-  for (int t = 0; t < kChunk / 16; ++t) {
+  for (int t = 0; t < kChunkRows / 16; ++t) {
     MultiplyGroup<true, false>(DescribeSlab(v + t * 2 * kSlabAlignment),
                                DescribeSlab(a + t * 32), true, o);
   }
@@ -250,8 +127,8 @@ __device__ void StartOutputs(const Chunk& chunk, const BFloat16* scores,
 }
 
 // S^T += v^T k', under way.
-__device__ void StartState(const Chunk& chunk, int warpgroup,
-                           float (&state)[kDim / 2]) {
+__device__ void StartState(const PromptChunk& chunk, int warpgroup,
+                           float (&state)[kHeadDim / 2]) {
   FenceGroup();
 #pragma unroll
   for (int part = 0; part < 3; ++part) {
@@ -259,7 +136,7 @@ __device__ void StartState(const Chunk& chunk, int warpgroup,
         SharedAddress(chunk.v[part == 1 ? 1 : 0]) + warpgroup * kSlabBytes;
     const uint32_t k = SharedAddress(chunk.decayed_k[part == 2 ? 1 : 0]);
 #pragma unroll
-    for (int t = 0; t < kChunk / 16; ++t) {
+    for (int t = 0; t < kChunkRows / 16; ++t) {
       const int at = t * 2 * kSlabAlignment;
       MultiplyGroup<true, true>(DescribeSlab(v + at),
                                 DescribeSlab(k + at, kSlabBytes), true, state);
@@ -271,11 +148,11 @@ __device__ void StartState(const Chunk& chunk, int warpgroup,
 // Results ------------------------------------------------------------------
 
 // The warpgroup's part of o to shared memory.
-__device__ void StoreOutputs(const float (&o)[kChunk / 2], float* to) {
+__device__ void StoreOutputs(const float (&o)[kChunkRows / 2], float* to) {
   const int lane = threadIdx.x % kWarp;
   const int column = threadIdx.x / kWarp * 16 + lane / 4;
 #pragma unroll
-  for (int n = 0; n < kChunk / 8; ++n) {
+  for (int n = 0; n < kChunkRows / 8; ++n) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       to[OutputIndex(n * 8 + lane % 4 * 2 + e % 2, column + e / 2 * 8)] =
@@ -288,9 +165,10 @@ __device__ void StoreOutputs(const float (&o)[kChunk / 2], float* to) {
 __device__ int ResultRow(int pass) {
   return threadIdx.x / kWarp * 8 + pass * 4 + threadIdx.x % kWarp / kHeadLanes;
 }
-__device__ void LoadOutputs(const float* o, int row, float (&x)[kParts][4]) {
+__device__ void LoadOutputs(const float* o, int row,
+                            float (&x)[kHeadParts][4]) {
 #pragma unroll
-  for (int j = 0; j < kParts; ++j) {
+  for (int j = 0; j < kHeadParts; ++j) {
     LoadFour(&o[OutputIndex(row, HeadColumn(j))], x[j]);
   }
 }
@@ -305,11 +183,11 @@ __device__ float SumOverHeadLanes(float x) {
 __device__ void SumSquares(const float* o, float* squares) {
 #pragma unroll
   for (int pass = 0; pass < 2; ++pass) {
-    float x[kParts][4];
+    float x[kHeadParts][4];
     LoadOutputs(o, ResultRow(pass), x);
     float sum = 0;
 #pragma unroll
-    for (int j = 0; j < kParts; ++j) {
+    for (int j = 0; j < kHeadParts; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) sum += x[j][e] * x[j][e];
     }
@@ -331,15 +209,15 @@ template <typename T>
 __device__ void FinishRows(const LightningAttentionArgs& args, int64_t row,
                            int count, int head, const float* o,
                            float* squares) {
-  const int64_t width = int64_t{args.num_heads} * kDim;
-  const float* const weight = args.g_norm + head * kDim;
+  const int64_t width = int64_t{args.num_heads} * kHeadDim;
+  const float* const weight = args.g_norm + head * kHeadDim;
   const int part = threadIdx.x % kHeadLanes;
-  float gate[2][kParts][4];
+  float gate[2][kHeadParts][4];
 #pragma unroll
   for (int pass = 0; pass < 2; ++pass) {
     const int i = min(ResultRow(pass), count - 1);
     LoadHeadPart(
-        static_cast<const T*>(args.gate) + (row + i) * width + head * kDim,
+        static_cast<const T*>(args.gate) + (row + i) * width + head * kHeadDim,
         gate[pass]);
   }
   WaitForCluster();
@@ -352,17 +230,17 @@ __device__ void FinishRows(const LightningAttentionArgs& args, int64_t row,
     if (part < blocks) sum = *cluster.map_shared_rank(&squares[i], part);
     sum = SumOverHeadLanes(sum);
     float scale = 1.0f;
-    if (args.groups > 0) scale = InverseRms(sum, blocks * kDim, args.eps);
+    if (args.groups > 0) scale = InverseRms(sum, blocks * kHeadDim, args.eps);
     if (i >= count) continue;
     if (args.groups == 0 && head == 0 && part == 0) {
       args.sum_of_squares[row + i] = sum;
     }
     BFloat16* const out =
-        static_cast<BFloat16*>(args.out) + (row + i) * width + head * kDim;
-    float x[kParts][4];
+        static_cast<BFloat16*>(args.out) + (row + i) * width + head * kHeadDim;
+    float x[kHeadParts][4];
     LoadOutputs(o, i, x);
 #pragma unroll
-    for (int j = 0; j < kParts; ++j) {
+    for (int j = 0; j < kHeadParts; ++j) {
       float w[4];
       LoadFour(weight + HeadColumn(j), w);
 #pragma unroll
@@ -381,13 +259,14 @@ __device__ void StoreRaw(const LightningAttentionArgs& args, int64_t row,
   for (int pass = 0; pass < 2; ++pass) {
     const int i = ResultRow(pass);
     if (i >= count) continue;
-    float x[kParts][4];
+    float x[kHeadParts][4];
     LoadOutputs(o, i, x);
 #pragma unroll
-    for (int j = 0; j < kParts; ++j) {
-      StoreFour(x[j], args.workspace +
-                          ((row + i) * args.num_heads + head) * int64_t{kDim} +
-                          HeadColumn(j));
+    for (int j = 0; j < kHeadParts; ++j) {
+      StoreFour(x[j],
+                args.workspace +
+                    ((row + i) * args.num_heads + head) * int64_t{kHeadDim} +
+                    HeadColumn(j));
     }
   }
 }
@@ -395,150 +274,195 @@ __device__ void StoreRaw(const LightningAttentionArgs& args, int64_t row,
 // The lane's elements of the warpgroup's part of a state [D_k, D_v] in memory:
 // body(offset, &element).
 template <typename Body>
-__device__ void ForEachElement(float (&state)[kDim / 2], Body body) {
+__device__ void ForEachElement(float (&state)[kHeadDim / 2], Body body) {
   const int lane = threadIdx.x % kWarp;
   const int column = threadIdx.x / kWarp * 16 + lane / 4;
 #pragma unroll
-  for (int i = 0; i < kDim / 2; ++i) {
-    body((i / 4 * 8 + lane % 4 * 2 + i % 2) * kDim + column + i / 2 % 2 * 8,
+  for (int i = 0; i < kHeadDim / 2; ++i) {
+    body((i / 4 * 8 + lane % 4 * 2 + i % 2) * kHeadDim + column + i / 2 % 2 * 8,
          &state[i]);
   }
 }
 
-template <typename T, Goal kGoal>
+// Walking -------------------------------------------------------------------
+
+// The rows of one block.
+struct Block {
+  int head;
+  PromptTile tile;
+  int64_t first_row;
+  int rows;
+
+  __device__ bool last() const { return tile.number == tile.count - 1; }
+  __device__ int chunks() const { return (rows + kChunkRows - 1) / kChunkRows; }
+  __device__ int64_t row(int chunk) const {
+    return first_row + chunk * kChunkRows;
+  }
+  // Rows of a chunk; none or less behind the last.
+  __device__ int count(int chunk) const {
+    return min(kChunkRows, rows - chunk * kChunkRows);
+  }
+};
+
+// Warpgroups 2 and 3. They meet the blocks of the cluster once a chunk, as
+// warpgroups 0 and 1 do.
+template <typename T, WalkGoal kGoal>
+__device__ void PrepareChunks(const LightningAttentionArgs& args,
+                              const Block& block, Shared* shared) {
+  for (int c = 0; c < block.chunks(); ++c) {
+    if (c >= kBuffers) WaitAtBarrier(kEmpty + c % kBuffers, kThreads);
+    PrefetchRows<T, kGoal>(args, block.row(c + 1), block.count(c + 1),
+                           block.head);
+    PrepareChunk<T, kGoal>(args, block.row(c), block.count(c), block.head,
+                           shared->power, &shared->chunks[c % kBuffers]);
+    FenceShared();
+    ArriveAtBarrier(kFull + c % kBuffers, kThreads);
+    if (kGoal == WalkGoal::kFinished && c > 0) {
+      ArriveAtCluster();
+      WaitForCluster();
+    }
+  }
+  if constexpr (kGoal == WalkGoal::kFinished) {
+    ArriveAtCluster();
+    WaitForCluster();
+  }
+}
+
+// The outputs of a chunk, to where the goal wants them, and its part in the
+// state, decayed. `chunk` is prepared.
+template <typename T, WalkGoal kGoal>
+__device__ void MultiplyChunk(const LightningAttentionArgs& args,
+                              const Block& block, int c, int warpgroup,
+                              Shared* shared, float (&state)[kHeadDim / 2]) {
+  PromptChunk* const chunk = &shared->chunks[c % kBuffers];
+  const float* const power = shared->power;
+  const float decay = power[block.count(c)];
+  // The state in halves: there are no registers for all of it rounded.
+  uint32_t packed[4][4];
+  float scores[16];
+  float o[kChunkRows / 2];
+  PackState(state, 0, packed);
+  FenceGroup();
+  StartScores(*chunk, warpgroup, scores);
+  StartFromState(*chunk, 0, packed, o);
+  WaitForGroups<1>(scores);
+  StoreScores(scores, warpgroup, power, shared->scores);
+  WaitForGroups<0>(o);
+  PackState(state, 1, packed);
+  FenceGroup();
+  StartFromState(*chunk, 1, packed, o);
+  WaitForGroups<0>(o);
+#pragma unroll
+  for (int i = 0; i < kChunkRows / 2; ++i) {
+    o[i] *= power[i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2 + 1];
+  }
+#pragma unroll
+  for (int i = 0; i < kHeadDim / 2; ++i) state[i] *= decay;
+  FenceShared();
+  WaitAtBarrier(kMultiplied, kHalf);
+
+  StartOutputs(*chunk, shared->scores, warpgroup, o);
+  StartState(*chunk, warpgroup, state);
+  WaitForGroups<1>(o);
+  StoreOutputs(o, chunk->o);
+  WaitAtBarrier(kMultiplied, kHalf);
+  if constexpr (kGoal == WalkGoal::kRaw) {
+    StoreRaw(args, block.row(c), block.count(c), block.head, chunk->o);
+    WaitForGroups<0>(state);
+  } else {
+    float* const squares = shared->squares[c % 2];
+    SumSquares(chunk->o, squares);
+    __syncwarp();
+    ArriveAtCluster();
+    WaitForGroups<0>(state);
+    FinishRows<T>(args, block.row(c), block.count(c), block.head, chunk->o,
+                  squares);
+  }
+}
+
+// Warpgroups 0 and 1.
+template <typename T, WalkGoal kGoal>
+__device__ void MultiplyChunks(const LightningAttentionArgs& args,
+                               const Block& block, int block_rows,
+                               Shared* shared) {
+  const int warpgroup = threadIdx.x / (4 * kWarp);
+  const auto slot_state = [&](int64_t slot) {
+    return args.states +
+           (slot * args.num_heads + block.head) * kHeadDim * kHeadDim;
+  };
+  const StepSegments& segments = args.segments;
+  const int segment = block.tile.segment;
+  float* const block_state = BlockState(args, block_rows, block.first_row,
+                                        block.tile.number == 0, block.head);
+  const float* in = nullptr;
+  if constexpr (kGoal != WalkGoal::kState) {
+    const int64_t slot = segments.state_in[segment];
+    in = block.tile.count > 1 ? block_state
+         : slot >= 0          ? slot_state(slot)
+                              : nullptr;
+  }
+  float state[kHeadDim / 2];
+  ForEachElement(state,
+                 [&](int i, float* s) { *s = in == nullptr ? 0.0f : in[i]; });
+  for (int c = 0; c < block.chunks(); ++c) {
+    WaitAtBarrier(kFull + c % kBuffers, kThreads);
+    if constexpr (kGoal == WalkGoal::kState) {
+      const float decay = shared->power[block.count(c)];
+#pragma unroll
+      for (int i = 0; i < kHeadDim / 2; ++i) state[i] *= decay;
+      StartState(shared->chunks[c % kBuffers], warpgroup, state);
+      WaitForGroups<0>(state);
+    } else {
+      MultiplyChunk<T, kGoal>(args, block, c, warpgroup, shared, state);
+    }
+    if (c + kBuffers < block.chunks()) {
+      ArriveAtBarrier(kEmpty + c % kBuffers, kThreads);
+    }
+  }
+  if (kGoal != WalkGoal::kState && !block.last()) return;
+  float* const out = kGoal == WalkGoal::kState
+                         ? block_state
+                         : slot_state(segments.state_out[segment]);
+  ForEachElement(state, [&](int i, float* s) { out[i] = *s; });
+}
+
+template <typename T, WalkGoal kGoal>
 __global__ void __launch_bounds__(kThreads, 1)
     WalkGroups(LightningAttentionArgs args, int block_rows) {
   extern __shared__ char memory[];
   auto* const shared = reinterpret_cast<Shared*>(
       memory + (kSlabAlignment - SharedAddress(memory) % kSlabAlignment) %
                    kSlabAlignment);
-  const int head = blockIdx.x;
   const StepSegments& segments = args.segments;
-  const PromptTile tile = FindPromptTile(segments, block_rows, blockIdx.y);
-  if (tile.segment < 0) return;
-  const bool last = tile.number == tile.count - 1;
-  if (kGoal == Goal::kState && last) return;
-  const int64_t first_row =
-      segments.row_begin[tile.segment] + int64_t{tile.number} * block_rows;
-  const int rows = min(
-      block_rows, segments.row_count[tile.segment] - tile.number * block_rows);
-  const int chunks = (rows + kChunk - 1) / kChunk;
-  for (int n = threadIdx.x; n <= kChunk; n += kThreads) {
-    shared->power[n] = expf(-args.decay_rates[head] * n);
+  Block block;
+  block.head = blockIdx.x;
+  block.tile = FindPromptTile(segments, block_rows, blockIdx.y);
+  if (block.tile.segment < 0) return;
+  if (kGoal == WalkGoal::kState && block.last()) return;
+  const int begin = block.tile.number * block_rows;
+  block.first_row = segments.row_begin[block.tile.segment] + int64_t{begin};
+  block.rows = min(block_rows, segments.row_count[block.tile.segment] - begin);
+  for (int n = threadIdx.x; n <= kChunkRows; n += kThreads) {
+    shared->power[n] = expf(-args.decay_rates[block.head] * n);
   }
   __syncthreads();
 
+  // Registers go from those who prepare to those who multiply.
   if (threadIdx.x >= kHalf) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 96;");
-    for (int c = 0; c < chunks; ++c) {
-      const int64_t row = first_row + c * kChunk;
-      const int count = min(kChunk, rows - c * kChunk);
-      if (c >= kBuffers) WaitAtBarrier(kEmpty + c % kBuffers, kThreads);
-      PrefetchRows<T, kGoal>(args, row + kChunk,
-                             min(kChunk, rows - (c + 1) * kChunk), head);
-      PrepareChunk<T, kGoal>(args, row, count, head, shared->power,
-                             &shared->chunks[c % kBuffers]);
-      FenceShared();
-      ArriveAtBarrier(kFull + c % kBuffers, kThreads);
-      if (kGoal == Goal::kFinished && c > 0) {
-        ArriveAtCluster();
-        WaitForCluster();
-      }
-    }
-    if constexpr (kGoal == Goal::kFinished) {
-      ArriveAtCluster();
-      WaitForCluster();
-    }
+    PrepareChunks<T, kGoal>(args, block, shared);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 160;");
-    const int warpgroup = threadIdx.x / (4 * kWarp);
-    const auto slot_state = [&](int64_t slot) {
-      return args.states + (slot * args.num_heads + head) * kDim * kDim;
-    };
-    float* const block_state =
-        BlockState(args, block_rows, first_row, tile.number == 0, head);
-    float state[kDim / 2];
-    const float* in = nullptr;
-    if constexpr (kGoal != Goal::kState) {
-      const int64_t slot_in = segments.state_in[tile.segment];
-      in = tile.count > 1 ? block_state
-           : slot_in >= 0 ? slot_state(slot_in)
-                          : nullptr;
-    }
-    ForEachElement(state,
-                   [&](int i, float* s) { *s = in == nullptr ? 0.0f : in[i]; });
-    for (int c = 0; c < chunks; ++c) {
-      const int64_t row = first_row + c * kChunk;
-      const int count = min(kChunk, rows - c * kChunk);
-      Chunk* const chunk = &shared->chunks[c % kBuffers];
-      const float decay = shared->power[count];
-      if constexpr (kGoal == Goal::kState) {
-        WaitAtBarrier(kFull + c % kBuffers, kThreads);
-#pragma unroll
-        for (int i = 0; i < kDim / 2; ++i) state[i] *= decay;
-        StartState(*chunk, warpgroup, state);
-        WaitForGroups<0>(state);
-      } else {
-        // The state in halves: there are no registers for all of it rounded.
-        uint32_t packed[4][4];
-        PackState(state, 0, packed);
-        float scores[16];
-        float o[kChunk / 2];
-        WaitAtBarrier(kFull + c % kBuffers, kThreads);
-        FenceGroup();
-        StartScores(*chunk, warpgroup, scores);
-        StartFromState(*chunk, 0, packed, o);
-        WaitForGroups<1>(scores);
-        StoreScores(scores, warpgroup, shared->power, shared->scores);
-        WaitForGroups<0>(o);
-        PackState(state, 1, packed);
-        FenceGroup();
-        StartFromState(*chunk, 1, packed, o);
-        WaitForGroups<0>(o);
-#pragma unroll
-        for (int i = 0; i < kChunk / 2; ++i) {
-          o[i] *= shared->power[i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2 + 1];
-        }
-#pragma unroll
-        for (int i = 0; i < kDim / 2; ++i) state[i] *= decay;
-        FenceShared();
-        WaitAtBarrier(kMultiplied, kHalf);
-        StartOutputs(*chunk, shared->scores, warpgroup, o);
-        StartState(*chunk, warpgroup, state);
-        WaitForGroups<1>(o);
-        StoreOutputs(o, chunk->o);
-        WaitAtBarrier(kMultiplied, kHalf);
-        if constexpr (kGoal == Goal::kRaw) {
-          StoreRaw(args, row, count, head, chunk->o);
-          WaitForGroups<0>(state);
-        } else {
-          SumSquares(chunk->o, shared->squares[c % 2]);
-          __syncwarp();
-          ArriveAtCluster();
-          WaitForGroups<0>(state);
-          FinishRows<T>(args, row, count, head, chunk->o,
-                        shared->squares[c % 2]);
-        }
-      }
-      if (c + kBuffers < chunks) {
-        ArriveAtBarrier(kEmpty + c % kBuffers, kThreads);
-      }
-    }
-    if (kGoal == Goal::kState || last) {
-      float* const out = kGoal == Goal::kState
-                             ? block_state
-                             : slot_state(segments.state_out[tile.segment]);
-      ForEachElement(state, [&](int i, float* s) { out[i] = *s; });
-    }
+    MultiplyChunks<T, kGoal>(args, block, block_rows, shared);
   }
   // The other blocks may still read this one's sums.
-  if constexpr (kGoal == Goal::kFinished) {
+  if constexpr (kGoal == WalkGoal::kFinished) {
     ArriveAtCluster();
     WaitForCluster();
   }
 }
 
-template <typename T, Goal kGoal>
+template <typename T, WalkGoal kGoal>
 void Launch(const LightningAttentionArgs& args, int block_rows, int cluster,
             Stream* stream) {
   constexpr int kBytes = sizeof(Shared) + kSlabAlignment;
@@ -570,13 +494,13 @@ bool LightningPromptGroups(const LightningAttentionArgs& args, Stream* stream) {
   WithFloatType(args.qkv_dtype, [&](auto type) {
     using T = decltype(type);
     if (args.rows > block_rows) {
-      Launch<T, Goal::kState>(args, block_rows, 1, stream);
+      Launch<T, WalkGoal::kState>(args, block_rows, 1, stream);
       StartBlockStates(args, block_rows, stream);
     }
     if (finish) {
-      Launch<T, Goal::kFinished>(args, block_rows, cluster, stream);
+      Launch<T, WalkGoal::kFinished>(args, block_rows, cluster, stream);
     } else {
-      Launch<T, Goal::kRaw>(args, block_rows, 1, stream);
+      Launch<T, WalkGoal::kRaw>(args, block_rows, 1, stream);
     }
   });
   return finish;
