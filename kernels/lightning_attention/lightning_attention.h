@@ -52,6 +52,12 @@ struct LightningAttentionArgs {
   float* workspace = nullptr;  // [LightningWorkspaceFloats] fp32
 };
 
+// A GPU works on pieces of this many rows of a prompt segment side by side:
+// shorter ones where few heads leave it idle, since every piece costs a state.
+inline constexpr int LightningBlockRows(int num_heads) {
+  return num_heads > 8 ? 1024 : 512;
+}
+
 // Size of `workspace` for steps of up to max_rows rows.
 int64_t LightningWorkspaceFloats(int64_t max_rows, int num_heads, int head_dim);
 

@@ -16,10 +16,14 @@
 
 namespace ring {
 
-// The heads' outputs in fp32, [rows, H * D].
+// The heads' outputs in fp32, [rows, H * D]; for the GPU also the states at
+// which the blocks of cut segments start, [2 * blocks, H, D, D].
 int64_t LightningWorkspaceFloats(int64_t max_rows, int num_heads,
                                  int head_dim) {
-  return max_rows * num_heads * head_dim;
+  const int64_t block_rows = LightningBlockRows(num_heads);
+  const int64_t blocks =
+      max_rows > block_rows ? (max_rows + block_rows - 1) / block_rows : 0;
+  return (max_rows + 2 * blocks * head_dim) * num_heads * head_dim;
 }
 
 namespace cpu {

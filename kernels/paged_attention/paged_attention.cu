@@ -1,3 +1,6 @@
+// Which kernels attend: decode.cu and prefill.cu if pages and results are bf16,
+// else AttendRows, which multiplies in fp32.
+//
 // WriteKv: a warp owns one KV head of one row and writes its k and v.
 // AttendRows: a block of 4 warps owns one row, up to 8 query heads that share a
 // KV head, and a part of the pages. D / 8 lanes read one token's key or value,
@@ -7,12 +10,12 @@
 // keeps its own running maximum, sum and output; the warps are merged at the
 // end in shared memory, parts of a long context by MergeParts from scratch.
 // Shared memory: 5 * heads * D floats and a few more, 20 KiB at most.
-// Bound for decode: memory, every page read once.
+// Bound: arithmetic.
 #include <algorithm>
 
 #include "kernels/attention_rows.cuh"
 #include "kernels/cuda_stream.cuh"
-#include "kernels/paged_attention/paged_attention.h"
+#include "kernels/paged_attention/paged_kernels.cuh"
 
 namespace ring::cuda {
 namespace {
@@ -21,10 +24,6 @@ constexpr int kWarps = 4;
 constexpr int kElements = 8;  // of a head, per lane
 constexpr int kSteps = 4;     // warp steps whose loads are in flight together
 constexpr float kLowest = -1e30f;  // a maximum before the first score
-
-__device__ int64_t QkvWidth(const PagedAttentionArgs& args) {
-  return int64_t{args.num_heads + 2 * args.num_kv_heads} * args.head_dim;
-}
 
 // Where the KV head's entry of `position` starts, in elements.
 __device__ int64_t KvOffset(const PagedAttentionArgs& args, int64_t page_row,
@@ -53,8 +52,9 @@ __device__ void LoadHead(const PagedAttentionArgs& args, int64_t row, int head,
                     args.rope.sin + row * half, half, exchange);
 }
 
+// For the rows of segments from first_segment on.
 template <typename T, typename Kv, int kDim>
-__global__ void WriteKv(PagedAttentionArgs args) {
+__global__ void WriteKv(PagedAttentionArgs args, int first_segment) {
   __shared__ float exchange[kWarps][kDim];
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -63,7 +63,7 @@ __global__ void WriteKv(PagedAttentionArgs args) {
   const int kv_head = static_cast<int>(item % args.num_kv_heads);
   if (row >= args.rows) return;
   const int segment = SegmentOfRow(args.segments, row);
-  if (segment < 0) return;
+  if (segment < first_segment) return;
   const StepSegments& s = args.segments;
   const int64_t position = s.position[segment] + row - s.row_begin[segment];
   const int64_t to = KvOffset(args, s.page_row[segment], position, kv_head);
@@ -326,41 +326,64 @@ Parts PartsOf(const PagedAttentionArgs& args, Stream* stream) {
   return parts;
 }
 
-template <typename T, typename Kv, int kDim, int kHeads>
-void LaunchAttend(const PagedAttentionArgs& args, const Parts& parts,
-                  Stream* stream) {
+template <typename T, typename Kv, int kDim>
+void LaunchWrite(const PagedAttentionArgs& args, int first_segment,
+                 Stream* stream) {
+  WriteKv<T, Kv, kDim>
+      <<<Blocks(args.rows * args.num_kv_heads, kWarps), kWarps * kWarp, 0,
+         stream->get()>>>(args, first_segment);
+  CheckLaunch("WriteKv");
+}
+
+template <typename T, typename Kv, typename Out, int kDim, int kHeads>
+void LaunchAttend(const PagedAttentionArgs& args, Stream* stream) {
   RING_CHECK_LE(args.rows, int64_t{65535});
+  const Parts parts = PartsOf(args, stream);
   const dim3 grid(static_cast<unsigned>(parts.count),
                   static_cast<unsigned>(args.num_heads / kHeads),
                   static_cast<unsigned>(args.rows));
-  WithFloatType(args.out_dtype, [&](auto out) {
-    using Out = decltype(out);
-    AttendRows<T, Kv, Out, kDim, kHeads>
-        <<<grid, kWarps * kWarp, 0, stream->get()>>>(args, parts);
-    CheckLaunch("AttendRows");
-    if (parts.count == 1) return;
-    MergeParts<Out><<<Blocks(args.rows * args.num_heads, 1), args.head_dim, 0,
-                      stream->get()>>>(args, parts);
-    CheckLaunch("MergeParts");
-  });
+  AttendRows<T, Kv, Out, kDim, kHeads>
+      <<<grid, kWarps * kWarp, 0, stream->get()>>>(args, parts);
+  CheckLaunch("AttendRows");
+  if (parts.count == 1) return;
+  MergeParts<Out><<<Blocks(args.rows * args.num_heads, 1), args.head_dim, 0,
+                    stream->get()>>>(args, parts);
+  CheckLaunch("MergeParts");
 }
 
-template <typename T, typename Kv, int kDim>
-void Launch(const PagedAttentionArgs& args, Stream* stream) {
-  WriteKv<T, Kv, kDim><<<Blocks(args.rows * args.num_kv_heads, kWarps),
-                         kWarps * kWarp, 0, stream->get()>>>(args);
-  CheckLaunch("WriteKv");
-  const Parts parts = PartsOf(args, stream);
+template <typename T, typename Kv, typename Out, int kDim>
+void LaunchRows(const PagedAttentionArgs& args, Stream* stream) {
+  LaunchWrite<T, Kv, kDim>(args, 0, stream);
   const int shared_heads = args.num_heads / args.num_kv_heads;
   if (shared_heads % 8 == 0) {
-    LaunchAttend<T, Kv, kDim, 8>(args, parts, stream);
+    LaunchAttend<T, Kv, Out, kDim, 8>(args, stream);
   } else if (shared_heads % 4 == 0) {
-    LaunchAttend<T, Kv, kDim, 4>(args, parts, stream);
+    LaunchAttend<T, Kv, Out, kDim, 4>(args, stream);
   } else if (shared_heads % 2 == 0) {
-    LaunchAttend<T, Kv, kDim, 2>(args, parts, stream);
+    LaunchAttend<T, Kv, Out, kDim, 2>(args, stream);
   } else {
-    LaunchAttend<T, Kv, kDim, 1>(args, parts, stream);
+    LaunchAttend<T, Kv, Out, kDim, 1>(args, stream);
   }
+}
+
+template <typename T, int kDim>
+void Launch(const PagedAttentionArgs& args, Stream* stream) {
+  const StepSegments& segments = args.segments;
+  const bool kv_float = args.kv_dtype == DType::kFloat32;
+  if (args.out_dtype == DType::kFloat32) {
+    if (kv_float) {
+      LaunchRows<T, float, float, kDim>(args, stream);
+    } else {
+      LaunchRows<T, BFloat16, float, kDim>(args, stream);
+    }
+    return;
+  }
+  RING_CHECK(!kv_float) << "fp32 pages with a bf16 result";
+  if (segments.num_segments > segments.num_decode_segments) {
+    LaunchWrite<T, BFloat16, kDim>(args, segments.num_decode_segments, stream);
+    PagedPromptSegments(args, stream);
+  }
+  if (segments.num_decode_segments > 0) PagedDecodeSegments(args, stream);
 }
 
 }  // namespace
@@ -369,17 +392,15 @@ void PagedAttention(const PagedAttentionArgs& args, Stream* stream) {
   RING_CHECK_EQ(args.num_heads % args.num_kv_heads, 0);
   RING_CHECK(args.head_dim == 64 || args.head_dim == 128)
       << "head_dim " << args.head_dim;
+  RING_CHECK_EQ(args.rope.half % 4, 0);
   if (args.rows == 0 || args.segments.num_segments == 0) return;
   WithFloatType(args.qkv_dtype, [&](auto type) {
-    WithFloatType(args.kv_dtype, [&](auto kv) {
-      using T = decltype(type);
-      using Kv = decltype(kv);
-      if (args.head_dim == 64) {
-        Launch<T, Kv, 64>(args, stream);
-      } else {
-        Launch<T, Kv, 128>(args, stream);
-      }
-    });
+    using T = decltype(type);
+    if (args.head_dim == 64) {
+      Launch<T, 64>(args, stream);
+    } else {
+      Launch<T, 128>(args, stream);
+    }
   });
 }
 

@@ -1,5 +1,6 @@
-// Decode kernels of the GPU against its memory bandwidth. Run by hand; prints
-// one table. Every line is the median of 7 runs of at least 10 ms, each a
+// Kernels of the GPU against its memory bandwidth, those of prompts in softmax
+// attention by their rate of multiplications. Run by hand; prints one table.
+// Every line is the median of 7 runs of at least 10 ms, each a
 // replay of a recorded step whose ops go through inputs larger than L2. Bytes
 // are those that have to move once; data is random.
 #include <algorithm>
@@ -127,6 +128,12 @@ class Bench {
                 "% copy", "% read");
   }
 
+  void ReportFlops(const std::string& what, double us, double flops) {
+    std::printf("%-34s %9.2f %27.1f TFLOP/s\n", what.c_str(), us,
+                flops / us * 1e-6);
+    Free();
+  }
+
   void Report(const std::string& what, double us, double bytes) {
     const double rate = bytes / us * 1e-6;
     std::printf("%-34s %9.2f %9.1f %7.2f %7.1f %7.1f\n", what.c_str(), us,
@@ -191,10 +198,26 @@ StepSegments DecodeSegments(Bench* bench, int batch, int first_slot,
   return s;
 }
 
+// Rows of one prompt, the first at `position`.
+StepSegments PromptSegment(Bench* bench, int rows, int position) {
+  StepSegments s;
+  s.num_segments = 1;
+  s.row_begin = s.state_in = s.state_out = s.page_row =
+      bench->Put(std::vector<int32_t>{0});
+  s.row_count = bench->Put(std::vector<int32_t>{rows});
+  s.position = bench->Put(std::vector<int32_t>{position});
+  return s;
+}
+
 RopeRows Rope(Bench* bench, int rows) {
   constexpr int kHalf = kHeadDim / 4;
   return {bench->Put(std::vector<float>(rows * kHalf, 0.8f)),
           bench->Put(std::vector<float>(rows * kHalf, 0.6f)), kHalf};
+}
+
+float* LightningWorkspace(Bench* bench, int rows, int heads) {
+  return static_cast<float*>(
+      bench->Random(LightningWorkspaceFloats(rows, heads, kHeadDim) * 4));
 }
 
 void LightningDecode(Bench* bench, int batch) {
@@ -216,7 +239,7 @@ void LightningDecode(Bench* bench, int batch) {
   args.groups = 4;
   args.out = bench->Random(batch * kWidth * 2);
   args.out_dtype = DType::kBFloat16;
-  args.workspace = static_cast<float*>(bench->Random(batch * kWidth * 4));
+  args.workspace = LightningWorkspace(bench, batch, kHeads);
   std::vector<StepSegments> segments;
   for (int set = 0; set < sets; ++set) {
     segments.push_back(DecodeSegments(bench, batch, set * batch, 4096));
@@ -228,6 +251,38 @@ void LightningDecode(Bench* bench, int batch) {
   // States in and out; q, k, v, gate in; the result.
   bench->Report(absl::StrCat("lightning decode H=32 batch ", batch), us,
                 batch * (2.0 * kStateBytes + kWidth * (4 * 4 + 2)));
+}
+
+// A whole prompt of `rows` rows with states in and out.
+void LightningPrompt(Bench* bench, int heads, int rows, DType dtype) {
+  const int64_t width = int64_t{heads} * kHeadDim;
+  const int64_t element = static_cast<int64_t>(SizeOf(dtype));
+  const int64_t state_bytes = width * kHeadDim * 4;
+  LightningAttentionArgs args;
+  args.qkv = bench->Random(rows * 3 * width * element);
+  args.gate = bench->Random(rows * width * element);
+  args.qkv_dtype = dtype;
+  args.rows = rows;
+  args.num_heads = heads;
+  args.head_dim = kHeadDim;
+  args.q_norm = args.k_norm = bench->Put(std::vector<float>(kHeadDim, 1.0f));
+  args.eps = 1e-6f;
+  args.rope = Rope(bench, rows);
+  args.decay_rates = bench->Put(std::vector<float>(heads, 0.1f));
+  args.states = static_cast<float*>(bench->Random(state_bytes));
+  args.segments = PromptSegment(bench, rows, 4096);
+  args.g_norm = bench->Put(std::vector<float>(width, 1.0f));
+  args.groups = std::max(heads / 8, 1);
+  args.out = bench->Random(rows * width * 2);
+  args.out_dtype = DType::kBFloat16;
+  args.workspace = LightningWorkspace(bench, rows, heads);
+  const double us =
+      bench->Time(2, [&](int) { bench->gpu().LightningAttention(args); });
+  bench->Report(absl::StrCat("lightning prompt H=", heads, " ", rows / 1024,
+                             "K ", Name(dtype)),
+                us,
+                2.0 * static_cast<double>(state_bytes) +
+                    static_cast<double>(rows * width * (4 * element + 2)));
 }
 
 void DecodeLinear(Bench* bench, DType dtype, int out, int in, int rows) {
@@ -390,32 +445,55 @@ void Sampling(Bench* bench, int rows, bool greedy) {
                 us, 4.0 * rows * kVocab * (greedy ? 1 : 2));
 }
 
-void PagedDecode(Bench* bench, int batch, int context) {
-  const int pages = (context + kPageTokens) / kPageTokens;
+PagedAttentionArgs PagedArgs(Bench* bench, int rows, int sequences, int pages) {
   const int64_t page_bytes = int64_t{kKvHeads} * kPageTokens * kHeadDim * 2;
   PagedAttentionArgs args;
-  args.qkv = bench->Random(batch * (kHeads + 2 * kKvHeads) * kHeadDim * 4);
-  args.rows = batch;
+  args.qkv = bench->Random(rows * (kHeads + 2 * kKvHeads) * kHeadDim * 4);
+  args.rows = rows;
   args.num_heads = kHeads;
   args.num_kv_heads = kKvHeads;
   args.head_dim = kHeadDim;
   args.q_norm = args.k_norm = bench->Put(std::vector<float>(kHeadDim, 1.0f));
   args.eps = 1e-6f;
-  args.rope = Rope(bench, batch);
-  args.segments = DecodeSegments(bench, batch, 0, context - 1);
-  std::vector<int32_t> table = Counting(batch * pages, 0, 1);
+  args.rope = Rope(bench, rows);
+  std::vector<int32_t> table = Counting(sequences * pages, 0, 1);
   std::mt19937 generator(5);
   std::shuffle(table.begin(), table.end(), generator);
   args.segments.page_table = bench->Put(table);
   args.segments.page_stride = pages;
-  args.k_pages = bench->Random(batch * pages * page_bytes);
-  args.v_pages = bench->Random(batch * pages * page_bytes);
-  args.out = bench->Random(batch * kHeads * kHeadDim * 2);
+  args.k_pages = bench->Random(sequences * pages * page_bytes);
+  args.v_pages = bench->Random(sequences * pages * page_bytes);
+  args.out = bench->Random(int64_t{rows} * kHeads * kHeadDim * 2);
   args.out_dtype = DType::kBFloat16;
+  return args;
+}
+
+void PagedDecode(Bench* bench, int batch, int context) {
+  const int pages = (context + kPageTokens) / kPageTokens;
+  PagedAttentionArgs args = PagedArgs(bench, batch, batch, pages);
+  const StepSegments own = args.segments;
+  args.segments = DecodeSegments(bench, batch, 0, context - 1);
+  args.segments.page_table = own.page_table;
+  args.segments.page_stride = own.page_stride;
   const double us =
       bench->Time(4, [&](int) { bench->gpu().PagedAttention(args); });
   bench->Report(absl::StrCat("GQA decode ", context, " tokens batch ", batch),
                 us, 2.0 * batch * context * kKvHeads * kHeadDim * 2);
+}
+
+// `rows` rows of a prompt behind `before` earlier ones.
+void PagedPrompt(Bench* bench, int rows, int before) {
+  const int pages = (before + rows) / kPageTokens;
+  PagedAttentionArgs args = PagedArgs(bench, rows, 1, pages);
+  const StepSegments own = args.segments;
+  args.segments = PromptSegment(bench, rows, before);
+  args.segments.page_table = own.page_table;
+  args.segments.page_stride = own.page_stride;
+  const double us =
+      bench->Time(2, [&](int) { bench->gpu().PagedAttention(args); });
+  bench->ReportFlops(
+      absl::StrCat("GQA prompt ", rows / 1024, "K after ", before / 1024, "K"),
+      us, 4.0 * kHeads * kHeadDim * rows * (before + rows / 2.0));
 }
 
 void Decode(Bench* bench) {
@@ -442,9 +520,18 @@ void Decode(Bench* bench) {
 
 void Attention(Bench* bench) {
   for (int batch : {1, 64, 256}) LightningDecode(bench, batch);
-  PagedDecode(bench, 1, 131072);
-  PagedDecode(bench, 8, 131072);
-  PagedDecode(bench, 64, 4096);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    LightningPrompt(bench, kHeads, 4096, dtype);
+    LightningPrompt(bench, kHeads, 32768, dtype);
+    LightningPrompt(bench, 8, 65536, dtype);
+    LightningPrompt(bench, 4, 32768, dtype);
+  }
+  for (int batch : {1, 8}) PagedDecode(bench, batch, 131072);
+  for (int batch : {1, 64, 256}) PagedDecode(bench, batch, 4096);
+  PagedPrompt(bench, 4096, 0);
+  PagedPrompt(bench, 8192, 24576);
+  PagedPrompt(bench, 8192, 122880);
+  PagedPrompt(bench, 32768, 0);
 }
 
 void Main(const std::string& part) {
