@@ -16,7 +16,7 @@ fi
 # Left out: code for x86 instructions, and the files that need packages whose
 # headers are made for one processor (MPI, gRPC and protobuf's output, oneDNN).
 sources=$(grep -rLE \
-  'include ["<](mpi\.h|kernels/cuda|grpc|proto/|google/protobuf|oneapi/|ring/v1/)' \
+  'include ["<](mpi\.h|nccl\.h|kernels/cuda|grpc|proto/|google/protobuf|oneapi/|ring/v1/)' \
   --include='*.cc' "$@" | grep -vE '_avx[a-z0-9_]*\.cc$' | sort)
 
 export compiler

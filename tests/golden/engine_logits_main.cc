@@ -77,6 +77,8 @@ json Run(const json& options) {
   request.max_new_tokens = options.value("new_tokens", 1);
   const Completion completion = (*group)->Run(request);
   RING_CHECK(completion.error.ok()) << completion.error.ToString();
+  // All ranks end, so that all have shown their slices.
+  group->reset();
   MutexLock lock(&mutex);
   RING_CHECK(taken);
   return {{"logits", logits}, {"tokens", completion.tokens}};

@@ -97,9 +97,12 @@ TEST_P(GoldenTest, GreedyCompletionsAreExact) {
   }
 }
 
-// Puts the vocabulary slices of a group's ranks together.
+// Puts the vocabulary slices of a group's ranks together. A rank may show its
+// slice after the others have gone on.
 class LogitCollector {
  public:
+  explicit LogitCollector(int num_slices) : num_slices_(num_slices) {}
+
   void Watch(int vocab_size, const Mesh& mesh, Engine* engine) {
     const Range slice = mesh.vocab();
     const int group = mesh.dp_rank();
@@ -110,22 +113,30 @@ class LogitCollector {
           MutexLock lock(&mutex_);
           logits_.resize(vocab_size);
           std::copy(own.begin(), own.end(), logits_.begin() + slice.begin);
+          ++slices_;
+          changed_.NotifyAll();
         });
   }
+  // Of the one step with samples since the last call; waits for all slices.
   std::vector<float> Take() {
     MutexLock lock(&mutex_);
+    while (slices_ < num_slices_) changed_.Wait(&mutex_);
+    slices_ = 0;
     return std::move(logits_);
   }
 
  private:
+  const int num_slices_;
   Mutex mutex_;
+  CondVar changed_;
+  int slices_ GUARDED_BY(mutex_) = 0;
   std::vector<float> logits_ GUARDED_BY(mutex_);
 };
 
 TEST_P(GoldenTest, LogitsAfterThePromptAreClose) {
   const std::vector<GoldenPrompt> prompts = ReadGoldenPrompts();
-  LogitCollector collector;
   MiniGroup::Options options = GroupOptions();
+  LogitCollector collector(options.tp);
   options.on_ready = [&](int, const Mesh& mesh, Engine* engine) {
     collector.Watch(1024, mesh, engine);
   };
