@@ -164,7 +164,8 @@ class WeightStream {
       }
     }
     const int unit = threadIdx.x % 4 * kUnit;
-#pragma unroll 1
+    // Two steps a turn spare the copies of registers; more warps fit without.
+#pragma unroll(kAhead&& kGroups > 1 ? 2 : 1)
     for (int k = k_; k < cols_; k += kStreamWarps * kColumns) {
       uint4 raw[kTiles][2];
       if (!kAhead && k != k_) Fetch(k, next_);

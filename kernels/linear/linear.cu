@@ -1,12 +1,32 @@
-// Chooses between streaming (decode.cu) and a product of many rows
-// (prefill.cu).
+// Chooses between streaming (decode.cu, decode_wide.cu) and a product of many
+// rows (prefill.cu).
 #include "kernels/linear/linear_kernels.cuh"
 
 namespace ring::cuda {
 
+namespace {
+
+// From here on streaming, which reads the weights once for 16 rows, takes
+// longer than a product of many rows.
+constexpr int64_t kManyDecodeRows = 33;
+
+void DecodeLinear(const LinearArgs& args, Stream* stream) {
+  const bool many = args.decode_rows >= kManyDecodeRows;
+  if (many && WideTakes(args)) {
+    StreamManyRows(args, 0, args.decode_rows, stream);
+  } else if (many && args.weight.dtype == DType::kBFloat16 &&
+             args.x_dtype == DType::kBFloat16) {
+    MultiplyLinear(args, 0, args.decode_rows, stream);
+  } else {
+    StreamLinear(args, 0, args.decode_rows, stream);
+  }
+}
+
+}  // namespace
+
 void Linear(const LinearArgs& args, Stream* stream) {
   if (args.rows == 0 || args.weight.rows == 0) return;
-  StreamLinear(args, 0, args.decode_rows, stream);
+  DecodeLinear(args, stream);
   if (args.rows > args.decode_rows) {
     MultiplyLinear(args, args.decode_rows, args.rows, stream);
   }

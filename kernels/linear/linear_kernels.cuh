@@ -32,6 +32,12 @@ inline RowBlock RowsOf(const LinearArgs& args, int64_t begin, int64_t end) {
 void StreamLinear(const LinearArgs& args, int64_t begin, int64_t end,
                   Stream* stream);
 
+// decode_wide.cu: as StreamLinear, for more rows than pass it at once.
+// WideTakes says whether for these types and shapes.
+void StreamManyRows(const LinearArgs& args, int64_t begin, int64_t end,
+                    Stream* stream);
+bool WideTakes(const LinearArgs& args);
+
 // prefill.cu: rows [begin, end) as one product of many rows.
 void MultiplyLinear(const LinearArgs& args, int64_t begin, int64_t end,
                     Stream* stream);
