@@ -83,51 +83,95 @@ struct StepScales {
   float w[2];
 };
 
-// sums = the scaled products of a tile for 64 rows of e4m3 and 128 outputs. The
-// products of a step run while those of the step before are scaled and added.
-__device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
-                             int warpgroup, const Tile& tile,
-                             const Place& place,
-                             Ring<kStages<Float8E4M3>>* ring,
-                             float (&sums)[64]) {
-  // Rows past the end are dropped later.
-  const float* x_scales =
-      args.x_scales + min(place.row[0], args.x_rows - 1) * args.scale_stride;
-  const int second_row =
-      place.row[1] < args.x_rows ? 8 * static_cast<int>(args.scale_stride) : 0;
-  const float* w_scales[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const WeightScales& ws = args.w_scales[h];
-    w_scales[h] = ws.scales + tile.matrix * ws.scales_stride +
-                  tile.scale_row[h] * ws.scale_cols + ws.first_col;
+// The next tile that has rows for the warpgroup; others are skipped.
+template <typename T>
+__device__ Tile NextOwnTile(const KernelArgs& args, Shared<T>* shared,
+                            int warpgroup, Ring<kStages<T>>* ring,
+                            Ring<kTakenTiles>* taken) {
+  while (true) {
+    const Tile tile = NextTile(shared, kAllLanes, taken);
+    if (tile.rows == 0 || tile.rows > warpgroup * kConsumerRows) return tile;
+    SkipRows(args, shared, ring);
   }
-#pragma unroll
-  for (float& sum : sums) sum = 0;
+}
+
+// Two warpgroups of each block, for bf16.
+template <typename Y, bool kSwiGlu>
+__device__ void Consume(const KernelArgs& args, Shared<BFloat16>* shared,
+                        int warpgroup, uint32_t /*rank*/) {
+  constexpr int kGroups = kTileOutputs<BFloat16> / 8;
+  Ring<kStages<BFloat16>> ring;
+  Ring<kTakenTiles> taken;
+  while (true) {
+    const Tile tile = NextOwnTile(args, shared, warpgroup, &ring, &taken);
+    if (tile.rows == 0) break;
+    float sums[kTileOutputs<BFloat16> / 2];
+    MultiplyRows(args, shared, warpgroup, &ring, sums);
+    const Place place = PlaceIn(tile, warpgroup);
+    Y* const y = static_cast<Y*>(args.y);
+    if constexpr (kSwiGlu) {
+      ApplySwiGlu(sums);
+      StoreRows<kGroups / 2>(args, place, tile.output[0], sums, y);
+    } else {
+      StoreRows<kGroups>(args, place, tile.output[0], sums, y);
+    }
+  }
+}
+
+// Two warpgroups of each block, for e4m3. The products of two steps are under
+// way at a time, one in each half of `part`: while those of one step are scaled
+// and added to the sums, the other's run. The first step of a tile starts
+// before the tile before is stored.
+template <typename Y, bool kSwiGlu>
+__device__ void Consume(const KernelArgs& args, Shared<Float8E4M3>* shared,
+                        int warpgroup, uint32_t rank) {
+  Ring<kStages<Float8E4M3>> ring;
+  Ring<kTakenTiles> taken;
+  Tile tile = NextOwnTile(args, shared, warpgroup, &ring, &taken);
 
   const uint32_t x_tiles = TileDescriptor(
       SharedAddress(shared->x[0] + warpgroup * kConsumerRows * kStepBytes));
   const uint32_t w_tiles = TileDescriptor(SharedAddress(shared->w[0]));
+  const float* x_scales;
+  int second_row;  // from the scales of a thread's first row to its second's
+  const float* w_scales[2];
+  const auto find_scales = [&] {
+    const Place place = PlaceIn(tile, warpgroup);
+    // Rows past the end are dropped later.
+    x_scales =
+        args.x_scales + min(place.row[0], args.x_rows - 1) * args.scale_stride;
+    second_row = place.row[1] < args.x_rows
+                     ? 8 * static_cast<int>(args.scale_stride)
+                     : 0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const WeightScales& ws = args.w_scales[h];
+      w_scales[h] = ws.scales + tile.matrix * ws.scales_stride +
+                    tile.scale_row[h] * ws.scale_cols + ws.first_col;
+    }
+  };
+  // Begins the products of the next step and fetches its scales.
   const auto start = [&](float(&part)[64], StepScales* scales) {
     scales->x[0] = x_scales[0];
     scales->x[1] = x_scales[second_row];
     ++x_scales;
     scales->w[0] = *w_scales[0]++;
     scales->w[1] = *w_scales[1]++;
-    WaitBarrier(&shared->full[ring->slot], ring->parity);
-    const uint32_t x = x_tiles + ring->slot * (sizeof(shared->x[0]) >> 4);
-    const uint32_t w = w_tiles + ring->slot * (sizeof(shared->w[0]) >> 4);
+    WaitBarrier(&shared->full[ring.slot], ring.parity);
+    const uint32_t x = x_tiles + ring.slot * (sizeof(shared->x[0]) >> 4);
+    const uint32_t w = w_tiles + ring.slot * (sizeof(shared->w[0]) >> 4);
     PinRegisters(part);
     FenceProducts();
 #pragma unroll
-    for (int k = 0; k < kStepBytes / 32; ++k) {
-      MultiplyE4M3(part, x + k * kDescriptorStep, w + k * kDescriptorStep,
-                   k > 0);
+    for (int i = 0; i < kStepBytes / 32; ++i) {
+      MultiplyE4M3(part, x + i * kDescriptorStep, w + i * kDescriptorStep,
+                   i > 0);
     }
     CommitProducts();
-    ring->Next();
+    ring.Next();
   };
-  int finished = ring->slot;  // the stage of the step that is added next
+  float sums[64];
+  int finished = 0;  // the stage of the step that is added next
   const auto add = [&](float(&part)[64], const StepScales& scales) {
     PinRegisters(part);
     Release(shared, finished);
@@ -142,70 +186,54 @@ __device__ void MultiplyRows(const KernelArgs& args, Shared<Float8E4M3>* shared,
       }
     }
   };
-  float even[64];
-  float odd[64];
-  StepScales even_scales;
-  StepScales odd_scales;
-  start(even, &even_scales);
-  int left = args.steps;  // with the one started
-  for (; left > 2; left -= 2) {
-    start(odd, &odd_scales);
-    WaitProducts<1>();
-    add(even, even_scales);
-    start(even, &even_scales);
-    WaitProducts<1>();
-    add(odd, odd_scales);
-  }
-  if (left == 2) {
-    start(odd, &odd_scales);
-    WaitProducts<1>();
-    add(even, even_scales);
-    WaitProducts<0>();
-    add(odd, odd_scales);
-  } else {
-    WaitProducts<0>();
-    add(even, even_scales);
-  }
-}
-
-// Two warpgroups of each block.
-template <typename T, typename Y, bool kSwiGlu>
-__device__ void Consume(const KernelArgs& args, Shared<T>* shared,
-                        uint32_t rank) {
-  constexpr int kGroups = kTileOutputs<T> / 8;
-  // Known to the compiler to be the same in a warp.
-  const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
-  Ring<kStages<T>> ring;
-  Ring<kTakenTiles> taken;
-  int turn = 0;
-  while (true) {
-    const Tile tile = NextTile(shared, kAllLanes, &taken);
-    if (tile.rows == 0) break;
-    const Place place = PlaceIn(tile, warpgroup);
-    if (warpgroup * kConsumerRows >= tile.rows) {
-      SkipRows(args, shared, &ring);
-      continue;
-    }
-    float sums[kTileOutputs<T> / 2];
-    if constexpr (kIsE4M3<T>) {
-      MultiplyRows(args, shared, warpgroup, tile, place, &ring, sums);
-    } else {
-      MultiplyRows(args, shared, warpgroup, &ring, sums);
-    }
-    const int64_t column = tile.output[0];
-    if constexpr (!kSwiGlu) {
-      StoreRows<kGroups>(args, place, column, sums, static_cast<Y*>(args.y));
-    } else {
+  const auto store = [&](const Tile& done, int turn) {
+    const Place place = PlaceIn(done, warpgroup);
+    if constexpr (kSwiGlu) {
       ApplySwiGlu(sums);
-      if constexpr (kIsE4M3<T>) {
-        StoreQuantised(args, shared, warpgroup, rank, turn++, place, column,
-                       sums);
-      } else {
-        StoreRows<kGroups / 2>(args, place, column, sums,
-                               static_cast<Y*>(args.y));
-      }
+      StoreQuantised(args, shared, warpgroup, rank, turn, place, done.output[0],
+                     sums);
+    } else {
+      StoreRows<kTileOutputs<Float8E4M3> / 8>(args, place, done.output[0], sums,
+                                              static_cast<Y*>(args.y));
     }
+  };
+
+  Tile done;
+  int turn = 0;
+  for (; tile.rows > 0; ++turn) {
+    float even[64];
+    float odd[64];
+    StepScales even_scales;
+    StepScales odd_scales;
+    find_scales();
+    finished = ring.slot;
+    start(even, &even_scales);
+    if (turn > 0) store(done, turn - 1);
+#pragma unroll
+    for (float& sum : sums) sum = 0;
+    int left = args.steps;  // with the one started
+    for (; left > 2; left -= 2) {
+      start(odd, &odd_scales);
+      WaitProducts<1>();
+      add(even, even_scales);
+      start(even, &even_scales);
+      WaitProducts<1>();
+      add(odd, odd_scales);
+    }
+    if (left == 2) {
+      start(odd, &odd_scales);
+      WaitProducts<1>();
+      add(even, even_scales);
+      WaitProducts<0>();
+      add(odd, odd_scales);
+    } else {
+      WaitProducts<0>();
+      add(even, even_scales);
+    }
+    done = tile;
+    tile = NextOwnTile(args, shared, warpgroup, &ring, &taken);
   }
+  if (turn > 0) store(done, turn - 1);
 }
 
 template <typename T, typename Y, bool kSwiGlu>
@@ -243,7 +271,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
     }
   } else {
     TakeRegisters<kConsumerRegisters>();
-    Consume<T, Y, kSwiGlu>(args, shared, rank);
+    // Known to the compiler to be the same in a warp.
+    const int warpgroup = __shfl_sync(kAllLanes, threadIdx.x / kWarpgroup, 0);
+    Consume<Y, kSwiGlu>(args, shared, warpgroup, rank);
   }
   // A block must not end while its peer may still write to its memory.
   ClusterBarrier();
