@@ -15,18 +15,33 @@ double Seconds(FailureJudge::Clock::duration time) {
   return std::chrono::duration<double>(time).count();
 }
 
+FailureNotice JudgeLinks(const std::vector<PeerState>& peers) {
+  for (const PeerState& peer : peers) {
+    if (peer.link == PeerState::Link::kClosed) {
+      return {Kind::kClosed, peer.rank, peer.progress, "connection closed"};
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 FailureNotice FailureJudge::Judge(Clock::time_point now,
-                                  const ProgressSnapshot& own,
-                                  const std::vector<PeerState>& peers) {
+                                  const Evidence& evidence) {
   if (now - last_call_ > options_.suspended) clocks_start_ = now;
   last_call_ = now;
-  const FailureNotice notice = JudgeLinks(now, peers);
-  if (notice.kind != Kind::kNone || self_ != 0) return notice;
+  if (evidence.told.kind != Kind::kNone) return evidence.told;
+  const FailureNotice closed = JudgeLinks(evidence.peers);
+  if (closed.kind != Kind::kNone) return closed;
+  if (!evidence.own_failure.empty()) {
+    return {Kind::kReported, self_, evidence.own, evidence.own_failure};
+  }
+  const FailureNotice silent = JudgeSilence(now, evidence.peers);
+  if (silent.kind != Kind::kNone || self_ != 0) return silent;
 
-  std::vector<Track> ranks = {{self_, own, Follow(self_, own, now)}};
-  for (const PeerState& peer : peers) {
+  std::vector<Track> ranks = {
+      {self_, evidence.own, Follow(self_, evidence.own, now)}};
+  for (const PeerState& peer : evidence.peers) {
     if (peer.link != PeerState::Link::kOpen) continue;
     ranks.push_back(
         {peer.rank, peer.progress, Follow(peer.rank, peer.progress, now)});
@@ -50,14 +65,8 @@ FailureJudge::Clock::time_point FailureJudge::Follow(
   return found->moved;
 }
 
-FailureNotice FailureJudge::JudgeLinks(
+FailureNotice FailureJudge::JudgeSilence(
     Clock::time_point now, const std::vector<PeerState>& peers) const {
-  // What is certain goes first: a dead rank may have silenced others.
-  for (const PeerState& peer : peers) {
-    if (peer.link == PeerState::Link::kClosed) {
-      return {Kind::kClosed, peer.rank, peer.progress, "connection closed"};
-    }
-  }
   for (const PeerState& peer : peers) {
     if (peer.link != PeerState::Link::kOpen) continue;
     const auto quiet = now - std::max(peer.last_heard, clocks_start_);

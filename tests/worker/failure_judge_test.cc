@@ -41,7 +41,8 @@ class FailureJudgeTest : public testing::Test {
         peer(r).progress = ranks_[r];
         if (!quiet_[r]) peer(r).last_heard = now_;
       }
-      const FailureNotice notice = judge_->Judge(now_, ranks_[self_], peers_);
+      const FailureNotice notice =
+          judge_->Judge(now_, {own_failure_, told_, ranks_[self_], peers_});
       if (notice.kind != Kind::kNone) return notice;
     }
     return {};
@@ -54,6 +55,8 @@ class FailureJudgeTest : public testing::Test {
   bool moves_[3] = {true, true, true};
   bool quiet_[3] = {false, false, false};
   std::vector<PeerState> peers_ = std::vector<PeerState>(2);
+  FailureNotice told_;
+  std::string own_failure_;
 };
 
 TEST_F(FailureJudgeTest, IsContentWhileRanksMove) {
@@ -138,6 +141,35 @@ TEST_F(FailureJudgeTest, LeavesStallsToTheLeader) {
   judge_ = MakeJudge(1);
   moves_[0] = moves_[1] = moves_[2] = false;
   EXPECT_EQ(Pass(seconds(60)).kind, Kind::kNone);
+}
+
+TEST_F(FailureJudgeTest, NamesItselfWhenItCannotGoOn) {
+  quiet_[1] = true;
+  EXPECT_EQ(Pass(seconds(5)).kind, Kind::kNone);
+  own_failure_ = "the disk is gone";
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kReported);
+  EXPECT_EQ(notice.rank, 0);
+  EXPECT_EQ(notice.what, "the disk is gone");
+}
+
+// A parked follower's engine fails because the leader's link has ended.
+TEST_F(FailureJudgeTest, BlamesAClosedLinkForItsOwnFailure) {
+  own_failure_ = "the side link has ended";
+  peer(2).link = PeerState::Link::kClosed;
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kClosed);
+  EXPECT_EQ(notice.rank, 2);
+}
+
+// Who tells has judged, and ends: its link may have closed already.
+TEST_F(FailureJudgeTest, BelievesAPeerThatHasJudged) {
+  own_failure_ = "the side link has ended";
+  peer(1).link = PeerState::Link::kClosed;
+  told_ = {Kind::kSilent, 2, ranks_[2], "silent for 5.2 s"};
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kSilent);
+  EXPECT_EQ(notice.rank, 2);
 }
 
 TEST_F(FailureJudgeTest, StartsAgainWhenItStoodStillItself) {
