@@ -92,9 +92,12 @@ FailureNotice FailureJudge::JudgeStalls(Clock::time_point now,
   bool waiting_stuck = false;
   bool somebody_moves = false;
   for (const Track& track : ranks) {
-    if (track.progress.phase == Phase::kIdle) continue;
     if (still(track) <= options_.stall) {
+      // Also who has just become idle: the news of those that it has released
+      // comes later than its own.
       somebody_moves = true;
+    } else if (track.progress.phase == Phase::kIdle) {
+      continue;
     } else if (track.progress.phase == Phase::kWaiting) {
       waiting_stuck = true;
     } else {

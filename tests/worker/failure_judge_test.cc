@@ -129,6 +129,21 @@ TEST_F(FailureJudgeTest, LetsRanksWaitForOneThatWorks) {
   EXPECT_EQ(Pass(seconds(11)).rank, 2);
 }
 
+// As after loading, when one rank was slow: the leader parks the group, and
+// hears half a second later that the others no longer wait.
+TEST_F(FailureJudgeTest, GivesWaitingRanksTimeAfterTheLastHasBecomeIdle) {
+  ranks_[1].phase = ranks_[2].phase = Phase::kWaiting;
+  ranks_[1].collective = ranks_[2].collective = 1;
+  moves_[1] = moves_[2] = false;
+  EXPECT_EQ(Pass(seconds(20)).kind, Kind::kNone);
+  moves_[0] = false;
+  ranks_[0].phase = Phase::kIdle;
+  EXPECT_EQ(Pass(seconds(10)).kind, Kind::kNone);
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kStalled);
+  EXPECT_EQ(notice.rank, 0);
+}
+
 TEST_F(FailureJudgeTest, BlamesAStuckWorkerWhileOthersMove) {
   moves_[1] = false;
   const FailureNotice notice = Pass(seconds(11));
