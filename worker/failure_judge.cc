@@ -28,7 +28,7 @@ FailureNotice JudgeLinks(const std::vector<PeerState>& peers) {
 
 FailureNotice FailureJudge::Judge(Clock::time_point now,
                                   const Evidence& evidence) {
-  if (now - last_call_ > options_.suspended) clocks_start_ = now;
+  ran_ += std::min<Clock::duration>(now - last_call_, options_.longest_gap);
   last_call_ = now;
   if (evidence.told.kind != Kind::kNone) return evidence.told;
   const FailureNotice closed = JudgeLinks(evidence.peers);
@@ -36,53 +36,50 @@ FailureNotice FailureJudge::Judge(Clock::time_point now,
   if (!evidence.own_failure.empty()) {
     return {Kind::kReported, self_, evidence.own, evidence.own_failure};
   }
-  const FailureNotice silent = JudgeSilence(now, evidence.peers);
-  if (silent.kind != Kind::kNone || self_ != 0) return silent;
-
-  std::vector<Track> ranks = {
-      {self_, evidence.own, Follow(self_, evidence.own, now)}};
+  std::vector<Track> ranks = {Follow(self_, evidence.own, now)};
   for (const PeerState& peer : evidence.peers) {
     if (peer.link != PeerState::Link::kOpen) continue;
-    ranks.push_back(
-        {peer.rank, peer.progress, Follow(peer.rank, peer.progress, now)});
+    ranks.push_back(Follow(peer.rank, peer.progress, peer.last_heard));
   }
-  return JudgeStalls(now, ranks);
+  const FailureNotice silent = JudgeSilence(ranks);
+  if (silent.kind != Kind::kNone || self_ != 0) return silent;
+  return JudgeStalls(ranks);
 }
 
-FailureJudge::Clock::time_point FailureJudge::Follow(
-    int rank, const ProgressSnapshot& progress, Clock::time_point now) {
+FailureJudge::Track FailureJudge::Follow(int rank,
+                                         const ProgressSnapshot& progress,
+                                         Clock::time_point heard) {
   const auto found =
       std::find_if(tracks_.begin(), tracks_.end(),
                    [&](const Track& track) { return track.rank == rank; });
   if (found == tracks_.end()) {
-    tracks_.push_back({rank, progress, now});
-    return now;
+    return tracks_.emplace_back(Track{rank, progress, ran_, heard, ran_});
   }
   if (!(found->progress == progress)) {
     found->progress = progress;
-    found->moved = now;
+    found->moved_at = ran_;
   }
-  return found->moved;
+  if (found->heard != heard) {
+    found->heard = heard;
+    found->heard_at = ran_;
+  }
+  return *found;
 }
 
 FailureNotice FailureJudge::JudgeSilence(
-    Clock::time_point now, const std::vector<PeerState>& peers) const {
-  for (const PeerState& peer : peers) {
-    if (peer.link != PeerState::Link::kOpen) continue;
-    const auto quiet = now - std::max(peer.last_heard, clocks_start_);
+    const std::vector<Track>& ranks) const {
+  for (const Track& track : ranks) {
+    const Clock::duration quiet = ran_ - track.heard_at;
     if (quiet > options_.silence) {
-      return {Kind::kSilent, peer.rank, peer.progress,
+      return {Kind::kSilent, track.rank, track.progress,
               absl::StrFormat("silent for %.1f s", Seconds(quiet))};
     }
   }
   return {};
 }
 
-FailureNotice FailureJudge::JudgeStalls(Clock::time_point now,
-                                        const std::vector<Track>& ranks) const {
-  const auto still = [&](const Track& track) {
-    return now - std::max(track.moved, clocks_start_);
-  };
+FailureNotice FailureJudge::JudgeStalls(const std::vector<Track>& ranks) const {
+  const auto still = [&](const Track& track) { return ran_ - track.moved_at; };
   // Who is to blame most comes first.
   const auto blame = [](const Track& a, const Track& b) {
     return std::tuple(a.progress.collective, a.rank) <

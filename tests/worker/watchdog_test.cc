@@ -44,6 +44,7 @@ Watchdog::Options QuickOptions(const std::string& incident_file) {
   Watchdog::Options options;
   options.judge.silence = milliseconds(800);
   options.judge.stall = milliseconds(1500);
+  options.judge.longest_gap = milliseconds(200);
   options.interval = milliseconds(50);
   options.incident_file = incident_file;
   return options;
