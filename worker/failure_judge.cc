@@ -15,65 +15,71 @@ double Seconds(FailureJudge::Clock::duration time) {
   return std::chrono::duration<double>(time).count();
 }
 
-}  // namespace
-
-FailureNotice FailureJudge::Judge(Clock::time_point now,
-                                  const ProgressSnapshot& own,
-                                  const std::vector<PeerState>& peers) {
-  if (now - last_call_ > options_.suspended) clocks_start_ = now;
-  last_call_ = now;
-  const FailureNotice notice = JudgeLinks(now, peers);
-  if (notice.kind != Kind::kNone || self_ != 0) return notice;
-
-  std::vector<Track> ranks = {{self_, own, Follow(self_, own, now)}};
-  for (const PeerState& peer : peers) {
-    if (peer.link != PeerState::Link::kOpen) continue;
-    ranks.push_back(
-        {peer.rank, peer.progress, Follow(peer.rank, peer.progress, now)});
-  }
-  return JudgeStalls(now, ranks);
-}
-
-FailureJudge::Clock::time_point FailureJudge::Follow(
-    int rank, const ProgressSnapshot& progress, Clock::time_point now) {
-  const auto found =
-      std::find_if(tracks_.begin(), tracks_.end(),
-                   [&](const Track& track) { return track.rank == rank; });
-  if (found == tracks_.end()) {
-    tracks_.push_back({rank, progress, now});
-    return now;
-  }
-  if (!(found->progress == progress)) {
-    found->progress = progress;
-    found->moved = now;
-  }
-  return found->moved;
-}
-
-FailureNotice FailureJudge::JudgeLinks(
-    Clock::time_point now, const std::vector<PeerState>& peers) const {
-  // What is certain goes first: a dead rank may have silenced others.
+FailureNotice JudgeLinks(const std::vector<PeerState>& peers) {
   for (const PeerState& peer : peers) {
     if (peer.link == PeerState::Link::kClosed) {
       return {Kind::kClosed, peer.rank, peer.progress, "connection closed"};
     }
   }
-  for (const PeerState& peer : peers) {
+  return {};
+}
+
+}  // namespace
+
+FailureNotice FailureJudge::Judge(Clock::time_point now,
+                                  const Evidence& evidence) {
+  ran_ += std::min<Clock::duration>(now - last_call_, options_.longest_gap);
+  last_call_ = now;
+  if (evidence.told.kind != Kind::kNone) return evidence.told;
+  const FailureNotice closed = JudgeLinks(evidence.peers);
+  if (closed.kind != Kind::kNone) return closed;
+  if (!evidence.own_failure.empty()) {
+    return {Kind::kReported, self_, evidence.own, evidence.own_failure};
+  }
+  std::vector<Track> ranks = {Follow(self_, evidence.own, now)};
+  for (const PeerState& peer : evidence.peers) {
     if (peer.link != PeerState::Link::kOpen) continue;
-    const auto quiet = now - std::max(peer.last_heard, clocks_start_);
+    ranks.push_back(Follow(peer.rank, peer.progress, peer.last_heard));
+  }
+  const FailureNotice silent = JudgeSilence(ranks);
+  if (silent.kind != Kind::kNone || self_ != 0) return silent;
+  return JudgeStalls(ranks);
+}
+
+FailureJudge::Track FailureJudge::Follow(int rank,
+                                         const ProgressSnapshot& progress,
+                                         Clock::time_point heard) {
+  const auto found =
+      std::find_if(tracks_.begin(), tracks_.end(),
+                   [&](const Track& track) { return track.rank == rank; });
+  if (found == tracks_.end()) {
+    return tracks_.emplace_back(Track{rank, progress, ran_, heard, ran_});
+  }
+  if (!(found->progress == progress)) {
+    found->progress = progress;
+    found->moved_at = ran_;
+  }
+  if (found->heard != heard) {
+    found->heard = heard;
+    found->heard_at = ran_;
+  }
+  return *found;
+}
+
+FailureNotice FailureJudge::JudgeSilence(
+    const std::vector<Track>& ranks) const {
+  for (const Track& track : ranks) {
+    const Clock::duration quiet = ran_ - track.heard_at;
     if (quiet > options_.silence) {
-      return {Kind::kSilent, peer.rank, peer.progress,
+      return {Kind::kSilent, track.rank, track.progress,
               absl::StrFormat("silent for %.1f s", Seconds(quiet))};
     }
   }
   return {};
 }
 
-FailureNotice FailureJudge::JudgeStalls(Clock::time_point now,
-                                        const std::vector<Track>& ranks) const {
-  const auto still = [&](const Track& track) {
-    return now - std::max(track.moved, clocks_start_);
-  };
+FailureNotice FailureJudge::JudgeStalls(const std::vector<Track>& ranks) const {
+  const auto still = [&](const Track& track) { return ran_ - track.moved_at; };
   // Who is to blame most comes first.
   const auto blame = [](const Track& a, const Track& b) {
     return std::tuple(a.progress.collective, a.rank) <
@@ -83,9 +89,12 @@ FailureNotice FailureJudge::JudgeStalls(Clock::time_point now,
   bool waiting_stuck = false;
   bool somebody_moves = false;
   for (const Track& track : ranks) {
-    if (track.progress.phase == Phase::kIdle) continue;
     if (still(track) <= options_.stall) {
+      // Also who has just become idle: the news of those that it has released
+      // comes later than its own.
       somebody_moves = true;
+    } else if (track.progress.phase == Phase::kIdle) {
+      continue;
     } else if (track.progress.phase == Phase::kWaiting) {
       waiting_stuck = true;
     } else {

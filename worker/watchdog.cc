@@ -30,7 +30,10 @@ class Watchdog::Impl {
   [[noreturn]] void Fail(const std::string& what) {
     {
       MutexLock lock(&mutex_);
-      if (!running_) End(OwnFailure(what));
+      if (!running_) {
+        End({FailureNotice::Kind::kReported, link_->rank(),
+             ProgressSnapshot::Of(*progress_), what});
+      }
       if (own_failure_.empty()) own_failure_ = what.empty() ? "failed" : what;
     }
     link_->Interrupt();
@@ -73,34 +76,30 @@ class Watchdog::Impl {
     }
   }
 
-  // A failure of this rank or one that a peer tells of comes before what this
-  // rank makes of it: all ranks have to name the same culprit.
   FailureNotice Look() {
+    FailureJudge::Evidence evidence;
     {
       MutexLock lock(&mutex_);
-      if (!own_failure_.empty()) return OwnFailure(own_failure_);
+      evidence.own_failure = own_failure_;
     }
-    FailureNotice told = link_->Notice();
-    if (told.kind != FailureNotice::Kind::kNone) return told;
-    return judge_.Judge(std::chrono::steady_clock::now(),
-                        ProgressSnapshot::Of(*progress_), link_->Peers());
-  }
-
-  FailureNotice OwnFailure(const std::string& what) const {
-    return {FailureNotice::Kind::kReported, link_->rank(),
-            ProgressSnapshot::Of(*progress_), what};
+    evidence.told = link_->Notice();
+    evidence.own = ProgressSnapshot::Of(*progress_);
+    evidence.peers = link_->Peers();
+    return judge_.Judge(std::chrono::steady_clock::now(), evidence);
   }
 
   [[noreturn]] void End(const FailureNotice& notice) {
     WriteIncident(IncidentLine(notice, HostOf(notice.rank).name, link_->rank()),
                   options_.incident_file);
     KillIfSilentHere(notice);
-    // A follower can tell the leader nothing new but of itself.
+    // A follower can tell the leader nothing that cannot wait, but of itself. A
+    // leader that was silent and runs again would else blame a follower, for
+    // its closed link.
     const bool own = notice.kind == FailureNotice::Kind::kReported &&
                      notice.rank == link_->rank();
-    if (own || link_->rank() == 0) {
-      link_->Announce(notice, options_.announce_patience);
-    }
+    const bool urgent = own || link_->rank() == 0;
+    link_->Announce(notice, urgent ? options_.announce_patience
+                                   : std::chrono::milliseconds(0));
     _exit(kIncidentExitCode);
   }
 

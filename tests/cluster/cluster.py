@@ -79,6 +79,7 @@ class Program:
 
     def __init__(self, command, environment):
         self.lines = []
+        self._ended = False
         self._changed = threading.Condition()
         self.process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL,
@@ -91,14 +92,18 @@ class Program:
             with self._changed:
                 self.lines.append(line.decode(errors="replace").rstrip())
                 self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def wait_for_lines(self, text, count=1):
         """The first `count` log lines with `text`; waits for them."""
         def found():
             return [line for line in self.lines if text in line][:count]
         with self._changed:
-            if not self._changed.wait_for(lambda: len(found()) == count,
-                                          PATIENCE_S):
+            self._changed.wait_for(
+                lambda: len(found()) == count or self._ended, PATIENCE_S)
+            if len(found()) != count:
                 raise AssertionError(f"{len(found())} lines with {text!r}")
             return found()
 
@@ -121,9 +126,9 @@ class Program:
 class Coordinator(Program):
     """ring-coordinator, listening."""
 
-    def __init__(self, address, options, environment):
+    def __init__(self, address, model, options, environment):
         super().__init__([os.path.join(BIN, "ring-coordinator"), "--model",
-                          TINY, "--listen", address, *options], environment)
+                          model, "--listen", address, *options], environment)
         line = self.wait_for_lines("listening")[0]
         self.address = line.split("address=")[1].split()[0]
 
@@ -240,8 +245,9 @@ class Cluster:
             print(f"--- {program.process.args[0]}", *program.lines[-25:],
                   sep="\n", file=sys.stderr)
 
-    def start_coordinator(self, *options, address="127.0.0.1:0"):
-        self.coordinator = Coordinator(address, options, self.environment)
+    def start_coordinator(self, *options, address="127.0.0.1:0", model=TINY):
+        self.coordinator = Coordinator(address, model, options,
+                                       self.environment)
         if self.channel is not None:
             self.channel.close()
         self.channel = grpc.insecure_channel(self.address)
@@ -310,10 +316,24 @@ class HealthWatch:
               b"\x08\x02": "NOT_SERVING", b"\x08\x03": "SERVICE_UNKNOWN"}
 
     def __init__(self, channel):
-        self._call = channel.unary_stream("/grpc.health.v1.Health/Watch")(
-            b"", timeout=PATIENCE_S)
+        self._watch = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        self._start()
+
+    def _start(self):
+        self._call = self._watch(b"", timeout=PATIENCE_S, wait_for_ready=True)
 
     def wait_for(self, status):
         """Reads changes until `status` comes."""
-        while self.STATUS[next(self._call)] != status:
+        while self._next() != status:
             pass
+
+    def _next(self):
+        try:
+            return self.STATUS[next(self._call)]
+        except grpc.RpcError as error:
+            # The coordinator drops clients that do not run for 3 s, which
+            # happens to this one on a busy machine.
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            self._start()
+            return None

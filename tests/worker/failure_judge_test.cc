@@ -41,7 +41,8 @@ class FailureJudgeTest : public testing::Test {
         peer(r).progress = ranks_[r];
         if (!quiet_[r]) peer(r).last_heard = now_;
       }
-      const FailureNotice notice = judge_->Judge(now_, ranks_[self_], peers_);
+      const FailureNotice notice =
+          judge_->Judge(now_, {own_failure_, told_, ranks_[self_], peers_});
       if (notice.kind != Kind::kNone) return notice;
     }
     return {};
@@ -54,6 +55,8 @@ class FailureJudgeTest : public testing::Test {
   bool moves_[3] = {true, true, true};
   bool quiet_[3] = {false, false, false};
   std::vector<PeerState> peers_ = std::vector<PeerState>(2);
+  FailureNotice told_;
+  std::string own_failure_;
 };
 
 TEST_F(FailureJudgeTest, IsContentWhileRanksMove) {
@@ -126,6 +129,21 @@ TEST_F(FailureJudgeTest, LetsRanksWaitForOneThatWorks) {
   EXPECT_EQ(Pass(seconds(11)).rank, 2);
 }
 
+// As after loading, when one rank was slow: the leader parks the group, and
+// hears half a second later that the others no longer wait.
+TEST_F(FailureJudgeTest, GivesWaitingRanksTimeAfterTheLastHasBecomeIdle) {
+  ranks_[1].phase = ranks_[2].phase = Phase::kWaiting;
+  ranks_[1].collective = ranks_[2].collective = 1;
+  moves_[1] = moves_[2] = false;
+  EXPECT_EQ(Pass(seconds(20)).kind, Kind::kNone);
+  moves_[0] = false;
+  ranks_[0].phase = Phase::kIdle;
+  EXPECT_EQ(Pass(seconds(10)).kind, Kind::kNone);
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kStalled);
+  EXPECT_EQ(notice.rank, 0);
+}
+
 TEST_F(FailureJudgeTest, BlamesAStuckWorkerWhileOthersMove) {
   moves_[1] = false;
   const FailureNotice notice = Pass(seconds(11));
@@ -140,13 +158,56 @@ TEST_F(FailureJudgeTest, LeavesStallsToTheLeader) {
   EXPECT_EQ(Pass(seconds(60)).kind, Kind::kNone);
 }
 
-TEST_F(FailureJudgeTest, StartsAgainWhenItStoodStillItself) {
+TEST_F(FailureJudgeTest, NamesItselfWhenItCannotGoOn) {
+  quiet_[1] = true;
+  EXPECT_EQ(Pass(seconds(5)).kind, Kind::kNone);
+  own_failure_ = "the disk is gone";
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kReported);
+  EXPECT_EQ(notice.rank, 0);
+  EXPECT_EQ(notice.what, "the disk is gone");
+}
+
+// A parked follower's engine fails because the leader's link has ended.
+TEST_F(FailureJudgeTest, BlamesAClosedLinkForItsOwnFailure) {
+  own_failure_ = "the side link has ended";
+  peer(2).link = PeerState::Link::kClosed;
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kClosed);
+  EXPECT_EQ(notice.rank, 2);
+}
+
+// Who tells has judged, and ends: its link may have closed already.
+TEST_F(FailureJudgeTest, BelievesAPeerThatHasJudged) {
+  own_failure_ = "the side link has ended";
+  peer(1).link = PeerState::Link::kClosed;
+  told_ = {Kind::kSilent, 2, ranks_[2], "silent for 5.2 s"};
+  const FailureNotice notice = Pass(seconds(1));
+  EXPECT_EQ(notice.kind, Kind::kSilent);
+  EXPECT_EQ(notice.rank, 2);
+}
+
+// All ranks of a suspended machine are silent when it wakes.
+TEST_F(FailureJudgeTest, CountsOneSecondOfATimeInWhichItStoodStill) {
   EXPECT_EQ(Pass(seconds(1)).kind, Kind::kNone);
   quiet_[1] = quiet_[2] = true;
   moves_[0] = moves_[1] = moves_[2] = false;
   now_ += seconds(3600);
-  EXPECT_EQ(Pass(seconds(5)).kind, Kind::kNone);
+  EXPECT_EQ(Pass(seconds(4)).kind, Kind::kNone);
   EXPECT_EQ(Pass(milliseconds(500)).kind, Kind::kSilent);
+}
+
+// On a busy machine, where this process runs now and then.
+TEST_F(FailureJudgeTest, NoticesSilenceInSpiteOfManyGaps) {
+  EXPECT_EQ(Pass(seconds(1)).kind, Kind::kNone);
+  quiet_[1] = true;
+  Kind kind = Kind::kNone;
+  for (int gap = 0; gap < 5; ++gap) {
+    EXPECT_EQ(kind, Kind::kNone);
+    now_ += seconds(2);
+    kind = Pass(milliseconds(250)).kind;
+  }
+  EXPECT_EQ(Pass(milliseconds(250)).kind, Kind::kSilent);
 }
 
 }  // namespace

@@ -1,13 +1,16 @@
 // Kills, stops and stalls ranks that are real processes, in every phase.
 #include "worker/watchdog.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <fstream>
-#include <set>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -20,8 +23,11 @@ namespace {
 
 using std::chrono::milliseconds;
 using Phase = Progress::Phase;
+using testing::AllOf;
 using testing::AnyOf;
+using testing::Each;
 using testing::HasSubstr;
+using testing::SizeIs;
 using testing::StartsWith;
 
 constexpr int kRanks = 4;
@@ -38,6 +44,7 @@ Watchdog::Options QuickOptions(const std::string& incident_file) {
   Watchdog::Options options;
   options.judge.silence = milliseconds(800);
   options.judge.stall = milliseconds(1500);
+  options.judge.longest_gap = milliseconds(200);
   options.interval = milliseconds(50);
   options.incident_file = incident_file;
   return options;
@@ -45,10 +52,10 @@ Watchdog::Options QuickOptions(const std::string& incident_file) {
 
 // Lives in `phase` for ever: idle ranks park (the leader has no work and
 // blocks), waiting ranks stand still, the others tick.
-void Live(Phase phase, SideLink* link, Progress* progress) {
+void Live(Phase phase, SideLink* link, Watchdog* watchdog, Progress* progress) {
   progress->phase = phase;
   if (phase == Phase::kIdle && link->rank() != 0) {
-    link->Park().IgnoreError();
+    watchdog->Fail(std::string(link->Park().message()));
   }
   while (true) {
     if (phase == Phase::kLoading || phase == Phase::kComputing) {
@@ -92,7 +99,8 @@ int RunRank(const Scenario& scenario, const std::string& incident_file,
   }
   // Others wait for a rank that stalls while it works.
   const bool wait = scenario.fault == Fault::kStall;
-  Live(wait ? Phase::kWaiting : scenario.phase, link->get(), &progress);
+  Live(wait ? Phase::kWaiting : scenario.phase, link->get(), &watchdog,
+       &progress);
   return 0;
 }
 
@@ -180,6 +188,77 @@ INSTANTIATE_TEST_SUITE_P(
                     Scenario{Fault::kReport, 0, Phase::kComputing},
                     Scenario{Fault::kReport, 1, Phase::kLoading}),
     NameOf);
+
+// A link between ranks that cannot signal each other.
+class FarLink final : public SideLink {
+ public:
+  explicit FarLink(std::unique_ptr<SideLink> link)
+      : link_(std::move(link)), hosts_(link_->hosts()) {
+    for (HostIdentity& host : hosts_) host.boot = std::to_string(host.pid);
+  }
+
+  int rank() const override { return link_->rank(); }
+  const std::vector<HostIdentity>& hosts() const override { return hosts_; }
+  absl::Status Park() override { return link_->Park(); }
+  void Wake() override { link_->Wake(); }
+  void SayGoodbye() override { link_->SayGoodbye(); }
+  void Poll(milliseconds timeout) override { link_->Poll(timeout); }
+  std::vector<PeerState> Peers() const override { return link_->Peers(); }
+  FailureNotice Notice() const override { return link_->Notice(); }
+  void Announce(const FailureNotice& notice, milliseconds patience) override {
+    link_->Announce(notice, patience);
+  }
+  void Interrupt() override { link_->Interrupt(); }
+
+ private:
+  const std::unique_ptr<SideLink> link_;
+  std::vector<HostIdentity> hosts_;
+};
+
+// Continues this process, which will be stopped, when nobody has `lock` open
+// and shares it any more. Forks, so call it while there is one thread.
+void ContinueWhenAlone(const std::string& lock) {
+  const pid_t self = getpid();
+  if (fork() != 0) return;
+  flock(open(lock.c_str(), O_RDWR | O_CREAT, 0600), LOCK_EX);
+  kill(self, SIGCONT);
+  _exit(0);
+}
+
+// Stops the leader until the followers have ended.
+int RunFarRank(const std::string& incident_file, const std::string& lock,
+               ControlChannel* control) {
+  if (control->rank() != 0) {
+    flock(open(lock.c_str(), O_RDWR | O_CREAT, 0600), LOCK_SH);
+  }
+  Progress progress;
+  SideLink::Options options;
+  options.heartbeat = milliseconds(100);
+  auto near = SideLink::Create(control, &progress, options);
+  if (!near.ok()) return 1;
+  FarLink link(*std::move(near));
+  if (control->rank() == 0) ContinueWhenAlone(lock);
+  Watchdog watchdog(&link, &progress, QuickOptions(incident_file));
+  if (control->rank() == 0) raise(SIGSTOP);
+  Live(Phase::kComputing, &link, &watchdog, &progress);
+  return 0;
+}
+
+TEST(WatchdogFarTest, NamesItselfWhenItRunsAgainAfterASilence) {
+  const std::string file = NewFile("far");
+  const std::string lock = NewFile("far_lock");
+  const std::vector<RankEnd> ends = RunProcesses(
+      kRanks,
+      [&](ControlChannel* control) { return RunFarRank(file, lock, control); },
+      std::chrono::seconds(10));
+  for (const RankEnd& end : ends) EXPECT_EQ(end.exit_code, kIncidentExitCode);
+  EXPECT_THAT(
+      LinesOf(file),
+      AllOf(SizeIs(kRanks), Each(AllOf(StartsWith("incident rank=0 "),
+                                       HasSubstr("what=\"silent for ")))));
+  unlink(file.c_str());
+  unlink(lock.c_str());
+}
 
 TEST(WatchdogStopTest, LeavesInGoodOrder) {
   const std::string file = NewFile("clean");
