@@ -324,10 +324,11 @@ TEST(WeightShardTest, PutsEveryMatrixOnACacheLine) {
 // Kernels reach an expert by its number and a stride.
 TEST(WeightShardTest, PutsExpertsAtEqualDistances) {
   const TinyCheckpoint tiny(UnevenConfigJson(), {.block_fp8 = true});
-  const ModelConfig config = Parse(UnevenConfigJson());
+  const auto file = ReadModelConfig(tiny.dir());
+  ASSERT_TRUE(file.ok()) << file.status();
   const auto checkpoint = Checkpoint::Open(tiny.dir());
-  for (const ShardSpec& spec : SpecsOfWorld(config, 1, 2)) {
-    const auto shard = WeightShard::Load(config, *checkpoint, spec, 1);
+  for (const ShardSpec& spec : SpecsOfWorld(file->config, 1, 2)) {
+    const auto shard = WeightShard::Load(file->config, *checkpoint, spec, 1);
     ASSERT_TRUE(shard.ok()) << shard.status();
     int compared = 0;
     for (const LayerWeights& layer : shard->weights().layers) {
