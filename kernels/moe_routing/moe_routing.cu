@@ -1,7 +1,12 @@
-// NormRows: a block owns a row. Then the router's product (linear.cu). Then
-// ChooseExperts: a warp owns a row and keeps its scores in shared memory, 2
-// floats an expert and one a group; every choice is a search of the warp for
-// the first largest value. Bound: latency, a few microseconds.
+// Decode rows take two kernels. MultiplyRouter: a block owns 64 experts, 128
+// columns and up to 64 rows and leaves x * norm_weight times the router, plus
+// the squares of x, as one of hidden / 128 parts; 66 KiB of shared memory.
+// ChooseExperts: a block owns a row, adds its parts in order, scales by 1 / RMS
+// and chooses; 2 floats an expert and one a group. Other rows: NormRows, a
+// block a row, and the linear map (linear.cu) leave the logits whole. Bound:
+// latency for few rows, fp32 arithmetic for many.
+#include <algorithm>
+
 #include "kernels/cuda_math.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/linear/linear.h"
@@ -11,6 +16,7 @@ namespace ring::cuda {
 namespace {
 
 constexpr int kNormThreads = 256;
+constexpr int kMaxDecodeRows = 256;  // of one launch
 
 __global__ void NormRows(MoeRoutingArgs args) {
   __shared__ float shared[kNormThreads / kWarp];
@@ -27,106 +33,354 @@ __global__ void NormRows(MoeRoutingArgs args) {
   }
 }
 
-// Whether candidate (a, i) goes before (b, j): larger first, then the lower
-// index, NaN last. Index -1 is no candidate.
-__device__ bool GoesBefore(float a, int i, float b, int j) {
-  if (i < 0) return false;
-  if (j < 0) return true;
-  const bool a_nan = a != a;
-  const bool b_nan = b != b;
-  if (a_nan != b_nan) return b_nan;
-  if (!a_nan && a != b) return a > b;
-  return i < j;
+// The tile of MultiplyRouter: 16 x 16 threads, each of 4 experts and kRowsEach
+// rows that lie 16 apart.
+constexpr int kPartColumns = 128;
+constexpr int kTileExperts = 64;
+constexpr int kSide = 16;
+constexpr int kTileThreads = kSide * kSide;
+constexpr int kExpertsEach = kTileExperts / kSide;
+constexpr int kTilePitch = kPartColumns + 4;  // floats, free of bank conflicts
+constexpr int kMaxRowsEach = 4;
+constexpr int kMaxTileBytes = (kTileExperts + kSide * kMaxRowsEach) *
+                              kTilePitch * static_cast<int>(sizeof(float));
+
+// Parts of the rows of one launch.
+struct RouterParts {
+  float* logits;   // [parts, rows, num_experts]
+  float* squares;  // [parts, rows]
+  int parts;
+};
+
+// tile[i][j] = from[i * stride + j] for i < rows, j < columns, else 0, for the
+// kRows rows and all columns of a part. All loads are on their way before the
+// first is waited for. At least one row and one column.
+template <typename T, int kRows>
+__device__ __forceinline__ void LoadTile(const T* from, int64_t stride,
+                                         int rows, int columns, float* tile) {
+  constexpr int kRowsPerPass = kTileThreads / kPartColumns;
+  constexpr int kPasses = kRows / kRowsPerPass;
+  const int j = threadIdx.x % kPartColumns;
+  const int first = threadIdx.x / kPartColumns;
+  from += min(j, columns - 1);
+  T values[kPasses];
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p) {
+    values[p] = from[min(first + p * kRowsPerPass, rows - 1) * stride];
+  }
+#pragma unroll
+  for (int p = 0; p < kPasses; ++p) {
+    const int i = first + p * kRowsPerPass;
+    tile[i * kTilePitch + j] =
+        i < rows && j < columns ? Widen(values[p]) : 0.0f;
+  }
 }
 
-// Index of the first largest of values[0..n) for which is_free(i), in all
-// lanes; -1 if there is none.
-template <typename IsFree>
-__device__ int FirstLargest(const float* values, int n, IsFree is_free) {
-  float best = 0;
-  int index = -1;
-  for (int i = threadIdx.x % kWarp; i < n; i += kWarp) {
-    if (is_free(i) && GoesBefore(values[i], i, best, index)) {
-      best = values[i];
-      index = i;
+template <typename W, typename X, int kRowsEach>
+__global__ void __launch_bounds__(kTileThreads)
+    MultiplyRouter(MoeRoutingArgs args, RouterParts parts) {
+  constexpr int kTileRows = kSide * kRowsEach;
+  extern __shared__ __align__(16) float tiles[];
+  float* const w_tile = tiles;
+  float* const x_tile = tiles + kTileExperts * kTilePitch;
+  const int part = blockIdx.x;
+  const int first_expert = blockIdx.y * kTileExperts;
+  const int first_row = blockIdx.z * kTileRows;
+  const int64_t hidden = args.router.cols;
+  const int64_t begin = int64_t{part} * kPartColumns;
+  const int columns =
+      static_cast<int>(min(int64_t{kPartColumns}, hidden - begin));
+  const int rows = static_cast<int>(args.rows);
+  cudaTriggerProgrammaticLaunchCompletion();
+  LoadTile<W, kTileExperts>(static_cast<const W*>(args.router.data) +
+                                first_expert * args.router.row_stride + begin,
+                            args.router.row_stride,
+                            args.num_experts - first_expert, columns, w_tile);
+  cudaGridDependencySynchronize();
+  LoadTile<X, kTileRows>(
+      static_cast<const X*>(args.x) + first_row * hidden + begin, hidden,
+      rows - first_row, columns, x_tile);
+  __syncthreads();
+  if (args.norm_weight != nullptr) {
+    // A warp owns the rows w, w + 8, ...: first their squares, then the weight.
+    const int lane = threadIdx.x % kWarp;
+    for (int i = threadIdx.x / kWarp; i < kTileRows;
+         i += kTileThreads / kWarp) {
+      float squares = 0;
+#pragma unroll
+      for (int j = lane; j < kPartColumns; j += kWarp) {
+        float& x = x_tile[i * kTilePitch + j];
+        squares += x * x;
+        x *= j < columns ? args.norm_weight[begin + j] : 0.0f;
+      }
+      squares = WarpSum(squares);
+      if (lane == 0 && blockIdx.y == 0 && first_row + i < rows) {
+        parts.squares[part * rows + first_row + i] = squares;
+      }
+    }
+    __syncthreads();
+  }
+  // Thread (e, r): experts e, e + 16, ... and rows r, r + 16, ...
+  const int e = threadIdx.x % kSide;
+  const int r = threadIdx.x / kSide;
+  float sums[kRowsEach][kExpertsEach] = {};
+#pragma unroll 4
+  for (int j = 0; j < kPartColumns; j += 4) {
+    float4 w[kExpertsEach];
+#pragma unroll
+    for (int o = 0; o < kExpertsEach; ++o) {
+      w[o] = *reinterpret_cast<const float4*>(w_tile +
+                                              (e + o * kSide) * kTilePitch + j);
+    }
+#pragma unroll
+    for (int i = 0; i < kRowsEach; ++i) {
+      const float4 x = *reinterpret_cast<const float4*>(
+          x_tile + (r + i * kSide) * kTilePitch + j);
+#pragma unroll
+      for (int o = 0; o < kExpertsEach; ++o) {
+        sums[i][o] += x.x * w[o].x;
+        sums[i][o] += x.y * w[o].y;
+        sums[i][o] += x.z * w[o].z;
+        sums[i][o] += x.w * w[o].w;
+      }
     }
   }
 #pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const float other = __shfl_xor_sync(kAllLanes, best, offset);
-    const int other_index = __shfl_xor_sync(kAllLanes, index, offset);
-    if (GoesBefore(other, other_index, best, index)) {
-      best = other;
-      index = other_index;
+  for (int i = 0; i < kRowsEach; ++i) {
+    const int row = first_row + r + i * kSide;
+#pragma unroll
+    for (int o = 0; o < kExpertsEach; ++o) {
+      const int expert = first_expert + e + o * kSide;
+      if (row < rows && expert < args.num_experts) {
+        parts.logits[(int64_t{part} * rows + row) * args.num_experts + expert] =
+            sums[i][o];
+      }
     }
+  }
+}
+
+// Keys order like values, NaN lowest; equal values, -0 and +0 too, have equal
+// keys, and none has the key 0.
+__device__ uint32_t KeyOf(float value) {
+  if (value != value) return 1;
+  const uint32_t bits = __float_as_uint(value + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+// What a lane holds of a list: element lane + 32 * k is at k.
+constexpr int kMaxExperts = 512;
+constexpr int kKeysEach = kMaxExperts / kWarp;
+
+// The lowest index of the largest of the warp's keys; keys of 0 are no
+// candidates, of which there has to be one. Takes it out.
+__device__ int TakeLargest(uint32_t (&keys)[kKeysEach]) {
+  const int lane = threadIdx.x % kWarp;
+  uint32_t mine = 0;
+#pragma unroll
+  for (int k = 0; k < kKeysEach; ++k) mine = max(mine, keys[k]);
+  const uint32_t largest = __reduce_max_sync(kAllLanes, mine);
+  int index = kMaxExperts;
+#pragma unroll
+  for (int k = kKeysEach - 1; k >= 0; --k) {
+    if (keys[k] == largest) index = lane + k * kWarp;
+  }
+  index = __reduce_min_sync(kAllLanes, index);
+#pragma unroll
+  for (int k = 0; k < kKeysEach; ++k) {
+    if (index == lane + k * kWarp) keys[k] = 0;
   }
   return index;
 }
 
-// The sum of the two largest of c[0..n), by one lane.
+// The sum of the two largest of c[0..n), NaN aside, by a warp; in all lanes.
 __device__ float SumOfTwoLargest(const float* c, int n) {
   float first = -INFINITY;
   float second = -INFINITY;
-  for (int i = 0; i < n; ++i) {
-    if (c[i] > first) {
+  const auto add = [&](float x) {
+    if (x > first) {
       second = first;
-      first = c[i];
-    } else if (c[i] > second) {
-      second = c[i];
+      first = x;
+    } else if (x > second) {
+      second = x;
     }
+  };
+  for (int i = threadIdx.x % kWarp; i < n; i += kWarp) add(c[i]);
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const float a = __shfl_xor_sync(kAllLanes, first, offset);
+    const float b = __shfl_xor_sync(kAllLanes, second, offset);
+    add(a);
+    add(b);
   }
   return n == 1 ? first : first + second;
 }
 
-__global__ void ChooseExperts(MoeRoutingArgs args) {
+constexpr int kChooseThreads = 256;
+
+// With parts.parts > 0 the logits are the scaled sums of the parts, else
+// args.logits.
+__global__ void __launch_bounds__(kChooseThreads)
+    ChooseExperts(MoeRoutingArgs args, RouterParts parts) {
   extern __shared__ float shared[];
+  __shared__ float inverse_rms;
   float* const choice = shared;                    // [num_experts] c
   float* const score = choice + args.num_experts;  // [num_experts] p
   float* const group = score + args.num_experts;   // [n_group]
-  int* const open = reinterpret_cast<int*>(group + args.n_group);  // [n_group]
-  const int lane = threadIdx.x;
+  const int lane = threadIdx.x % kWarp;
   const int64_t row = blockIdx.x;
-  const float* const logits = args.logits + row * args.num_experts;
-  for (int e = lane; e < args.num_experts; e += kWarp) {
-    score[e] = Sigmoid(logits[e]);
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+  if (threadIdx.x < kWarp && parts.parts > 0) {
+    float squares = 0;
+    if (args.norm_weight != nullptr) {
+      for (int p = lane; p < parts.parts; p += kWarp) {
+        squares += parts.squares[p * args.rows + row];
+      }
+      squares = WarpSum(squares);
+    }
+    if (lane == 0) {
+      inverse_rms = args.norm_weight == nullptr
+                        ? 1.0f
+                        : InverseRms(squares, args.router.cols, args.eps);
+    }
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < args.num_experts; e += kChooseThreads) {
+    float logit = 0;
+    if (parts.parts > 0) {
+#pragma unroll 16
+      for (int p = 0; p < parts.parts; ++p) {
+        logit += parts.logits[(p * args.rows + row) * args.num_experts + e];
+      }
+      logit *= inverse_rms;
+    } else {
+      logit = args.logits[row * args.num_experts + e];
+    }
+    score[e] = Sigmoid(logit);
     choice[e] = score[e] + (args.expert_bias ? args.expert_bias[e] : 0.0f);
   }
-  __syncwarp();
+  __syncthreads();
   const int width = args.num_experts / args.n_group;
-  for (int g = lane; g < args.n_group; g += kWarp) {
-    group[g] = SumOfTwoLargest(choice + g * width, width);
-    open[g] = 0;
+  for (int g = threadIdx.x / kWarp; g < args.n_group;
+       g += kChooseThreads / kWarp) {
+    const float sum = SumOfTwoLargest(choice + g * width, width);
+    if (lane == 0) group[g] = sum;
+  }
+  __syncthreads();
+  if (threadIdx.x >= kWarp) return;
+  uint32_t keys[kKeysEach];
+#pragma unroll
+  for (int k = 0; k < kKeysEach; ++k) {
+    const int g = lane + k * kWarp;
+    keys[k] = g < args.n_group ? KeyOf(group[g]) : 0;
+  }
+  // From here on group[g] says whether it is open.
+  __syncwarp();
+  for (int g = lane; g < args.n_group; g += kWarp) group[g] = 0;
+  for (int i = 0; i < args.topk_group; ++i) {
+    const int g = TakeLargest(keys);
+    __syncwarp();
+    if (lane == 0) group[g] = 1;
   }
   __syncwarp();
-  for (int i = 0; i < args.topk_group; ++i) {
-    const int g =
-        FirstLargest(group, args.n_group, [&](int c) { return !open[c]; });
-    __syncwarp();
-    if (lane == 0) open[g] = 1;
-    __syncwarp();
+#pragma unroll
+  for (int k = 0; k < kKeysEach; ++k) {
+    const int e = lane + k * kWarp;
+    const bool candidate = e < args.num_experts && group[e / width] != 0;
+    keys[k] = candidate ? KeyOf(choice[e]) : 0;
   }
-  // A taken expert's score is moved to its slot, so its sign marks it: scores
-  // are never negative.
+  const bool valid = args.row_valid == nullptr || args.row_valid[row] != 0;
   float sum = 0;
   for (int slot = 0; slot < args.top_k; ++slot) {
-    const int e = FirstLargest(choice, args.num_experts, [&](int c) {
-      return open[c / width] && !(score[c] < 0);
-    });
+    const int e = TakeLargest(keys);
     const float p = score[e];
     sum += p;
-    __syncwarp();
     if (lane == 0) {
       args.experts[row * args.top_k + slot] = e;
       args.weights[row * args.top_k + slot] = p;
-      score[e] = -1;
+      if (args.local != nullptr) {
+        args.local[row * args.top_k + slot] = valid ? args.to_local[e] : -1;
+      }
     }
-    __syncwarp();
   }
+  __syncwarp();
   const float scale =
       args.routed_scaling_factor / (args.norm_topk_prob ? sum + 1e-20f : 1.0f);
   for (int slot = lane; slot < args.top_k; slot += kWarp) {
     args.weights[row * args.top_k + slot] *= scale;
   }
+}
+
+// The rows [begin, end) of args.
+MoeRoutingArgs RowsOf(const MoeRoutingArgs& args, int64_t begin, int64_t end) {
+  MoeRoutingArgs part = args;
+  part.rows = end - begin;
+  part.x =
+      static_cast<const char*>(args.x) +
+      begin * args.router.cols * static_cast<int64_t>(SizeOf(args.x_dtype));
+  part.normed = args.normed + begin * args.router.cols;
+  part.logits = args.logits + begin * args.num_experts;
+  part.experts = args.experts + begin * args.top_k;
+  part.weights = args.weights + begin * args.top_k;
+  if (args.local != nullptr) part.local = args.local + begin * args.top_k;
+  if (args.row_valid != nullptr) part.row_valid = args.row_valid + begin;
+  return part;
+}
+
+void Choose(const MoeRoutingArgs& args, const RouterParts& parts,
+            Stream* stream) {
+  const size_t shared = (2 * args.num_experts + args.n_group) * sizeof(float);
+  LaunchDependent(ChooseExperts, Blocks(args.rows, 1), kChooseThreads, shared,
+                  stream, args, parts);
+}
+
+template <typename W, typename X, int kRowsEach>
+void LaunchRouter(const MoeRoutingArgs& args, const RouterParts& parts,
+                  Stream* stream) {
+  constexpr int kTileRows = kSide * kRowsEach;
+  const auto kernel = MultiplyRouter<W, X, kRowsEach>;
+  RING_CUDA_CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxTileBytes));
+  const dim3 grid(parts.parts, Blocks(args.num_experts, kTileExperts),
+                  Blocks(args.rows, kTileRows));
+  const size_t shared = (kTileExperts + kTileRows) * kTilePitch * sizeof(float);
+  LaunchDependent(kernel, grid, kTileThreads, shared, stream, args, parts);
+}
+
+// How many rows share a tile changes no sum.
+void RouteDecodeRows(const MoeRoutingArgs& args, Stream* stream) {
+  RouterParts parts;
+  parts.parts = static_cast<int>(Blocks(args.router.cols, kPartColumns));
+  const int64_t cells = parts.parts * args.rows;
+  parts.logits = stream->Scratch<float>(cells * (args.num_experts + 1));
+  parts.squares = parts.logits + cells * args.num_experts;
+  WithFloatType(args.router.dtype, [&](auto w) {
+    WithFloatType(args.x_dtype, [&](auto x) {
+      if (args.rows <= kSide) {
+        LaunchRouter<decltype(w), decltype(x), 1>(args, parts, stream);
+      } else {
+        LaunchRouter<decltype(w), decltype(x), kMaxRowsEach>(args, parts,
+                                                             stream);
+      }
+    });
+  });
+  Choose(args, parts, stream);
+}
+
+void RoutePromptRows(const MoeRoutingArgs& args, Stream* stream) {
+  LinearArgs linear;
+  linear.x = args.x;
+  linear.x_dtype = args.x_dtype;
+  if (args.norm_weight != nullptr) {
+    NormRows<<<Blocks(args.rows, 1), kNormThreads, 0, stream->get()>>>(args);
+    CheckLaunch("NormRows");
+    linear.x = args.normed;
+  }
+  linear.rows = args.rows;
+  linear.weight = args.router;
+  linear.y = args.logits;
+  Linear(linear, stream);
+  Choose(args, {}, stream);
 }
 
 }  // namespace
@@ -136,25 +390,16 @@ void MoeRouting(const MoeRoutingArgs& args, Stream* stream) {
   RING_CHECK_LE(args.topk_group, args.n_group);
   RING_CHECK_LE(args.top_k, args.num_experts / args.n_group * args.topk_group);
   RING_CHECK_EQ(args.router.rows, args.num_experts);
-  if (args.rows == 0) return;
-  LinearArgs linear;
-  linear.x = args.x;
-  linear.x_dtype = args.x_dtype;
-  if (args.norm_weight != nullptr) {
-    RING_CHECK(args.x_dtype == DType::kFloat32);
-    NormRows<<<Blocks(args.rows, 1), kNormThreads, 0, stream->get()>>>(args);
-    CheckLaunch("NormRows");
-    linear.x = args.normed;
+  RING_CHECK_LE(args.num_experts, kMaxExperts);
+  RING_CHECK(args.norm_weight == nullptr || args.x_dtype == DType::kFloat32);
+  for (int64_t row = 0; row < args.decode_rows; row += kMaxDecodeRows) {
+    const int64_t end =
+        std::min<int64_t>(row + kMaxDecodeRows, args.decode_rows);
+    RouteDecodeRows(RowsOf(args, row, end), stream);
   }
-  linear.rows = args.rows;
-  linear.decode_rows = args.decode_rows;
-  linear.weight = args.router;
-  linear.y = args.logits;
-  Linear(linear, stream);
-  const size_t shared =
-      (2 * args.num_experts + 2 * args.n_group) * sizeof(float);
-  ChooseExperts<<<Blocks(args.rows, 1), kWarp, shared, stream->get()>>>(args);
-  CheckLaunch("ChooseExperts");
+  if (args.rows > args.decode_rows) {
+    RoutePromptRows(RowsOf(args, args.decode_rows, args.rows), stream);
+  }
 }
 
 }  // namespace ring::cuda

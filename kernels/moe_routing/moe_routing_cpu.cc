@@ -3,6 +3,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/elementwise/embedding.h"
 #include "kernels/elementwise/row_math.h"
 #include "kernels/linear/linear.h"
 #include "kernels/moe_routing/moe_routing.h"
@@ -142,6 +143,15 @@ void MoeRouting(const MoeRoutingArgs& args, ThreadPool* pool) {
                &scores);
     }
   });
+  if (args.local == nullptr) return;
+  LocalExpertsArgs local;
+  local.experts = args.experts;
+  local.rows = args.rows;
+  local.top_k = args.top_k;
+  local.row_valid = args.row_valid;
+  local.to_local = args.to_local;
+  local.local = args.local;
+  LocalExperts(local, pool);
 }
 
 }  // namespace ring::cpu

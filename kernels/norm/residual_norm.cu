@@ -21,6 +21,8 @@ __device__ float PartScale(const ResidualNormArgs& args, int part,
 template <typename Part, typename Out>
 __global__ void AddAndNorm(ResidualNormArgs args) {
   __shared__ float shared[kNormWarps];
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
   const int64_t row = blockIdx.x;
   const Part* const parts =
       static_cast<const Part*>(args.parts) + row * args.cols;
@@ -43,11 +45,10 @@ void ResidualNorm(const ResidualNormArgs& args, Stream* stream) {
   RING_CHECK_LE(args.cols, int64_t{1} << 30);
   WithFloatType(args.parts_dtype, [&](auto part) {
     WithFloatType(args.normed_dtype, [&](auto out) {
-      AddAndNorm<decltype(part), decltype(out)>
-          <<<Blocks(args.rows, 1), kNormThreads, 0, stream->get()>>>(args);
+      LaunchDependent(AddAndNorm<decltype(part), decltype(out)>,
+                      Blocks(args.rows, 1), kNormThreads, 0, stream, args);
     });
   });
-  CheckLaunch("AddAndNorm");
 }
 
 }  // namespace ring::cuda

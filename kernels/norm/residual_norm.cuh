@@ -19,7 +19,7 @@ inline constexpr int kNormWarps = kNormThreads / kWarp;
 template <typename Out, typename LoadPart, typename ScaleOf>
 __device__ void AddAndNormRow(const ResidualNormArgs& args, int64_t row,
                               LoadPart load, ScaleOf scale, float* shared) {
-  constexpr int kUnroll = 4;
+  constexpr int kUnroll = 8;
   const int cols = static_cast<int>(args.cols);
   float* const residual = args.residual + row * args.cols;
   float squares = 0;

@@ -1,8 +1,11 @@
-// A block owns a row of the slice and its threads stride over the columns;
-// merging, narrowing and finishing take a thread or a block per row. Sums that
-// decide on tokens are of integers, so their order does not matter; sum_exp is
-// added in a fixed order of threads. Bound: memory, the logits read once or
-// twice; with one row a single multiprocessor's share of it.
+// A row's columns are cut into strips, a block takes one and leaves what it
+// found in scratch memory; the last block of a row, which a counter tells,
+// folds the strips'. Merging, narrowing and finishing take a thread or a block
+// per row. Sums that decide on tokens are of integers, so their order does not
+// matter; sum_exp is added in an order that depends on the number of columns
+// alone. Bound: memory, the logits read once; drawing: the random numbers'
+// integer arithmetic.
+#include <algorithm>
 #include <limits>
 
 #include "kernels/base/random.h"
@@ -13,8 +16,37 @@
 namespace ring::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 256;
+constexpr int kThreadWarps = kThreads / kWarp;
+constexpr int kEach = 16;  // columns of a strip for one thread
+constexpr int64_t kStripColumns = kThreads * kEach;
+// Strips of the histograms, which are long to fold.
+constexpr int64_t kCountedColumns = 2 * kStripColumns;
 constexpr int kRowThreads = 128;  // of kernels with a thread per row
+
+// Where the blocks of a row meet. Block (strip, row) of gridDim.x strips.
+template <typename T>
+struct Strips {
+  T* parts;            // [rows, strips]
+  unsigned* counters;  // [rows], zero
+};
+
+// Hands in the block's part (of thread 0) of its row; true in the block that is
+// the last one to do so, which then reads the others'.
+template <typename T>
+__device__ bool HandIn(const Strips<T>& strips, const T& part) {
+  __shared__ bool last;
+  const int64_t row = blockIdx.y;
+  if (threadIdx.x == 0) {
+    strips.parts[row * gridDim.x + blockIdx.x] = part;
+    __threadfence();
+    last = atomicAdd(strips.counters + row, 1u) == gridDim.x - 1;
+    if (last) strips.counters[row] = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
 
 __device__ int64_t OpenColumns(const LogitsSlice& slice) {
   const int64_t open = int64_t{slice.num_token_ids} - slice.vocab_begin;
@@ -46,142 +78,198 @@ __device__ uint32_t MinKey(const SamplingRow& row, const RowStats& stats,
   return max(threshold.min_key, OrderedKey(static_cast<float>(logit)));
 }
 
-// Folds what the threads hold into thread 0's value: merge(a, b) returns the
-// result of a and b, b of a higher thread. Called by the whole block.
+template <typename T>
+__device__ T ShuffleDown(const T& value, int offset) {
+  constexpr int kWords = sizeof(T) / sizeof(uint32_t);
+  static_assert(sizeof(T) % sizeof(uint32_t) == 0);
+  uint32_t words[kWords];
+  memcpy(words, &value, sizeof(T));
+#pragma unroll
+  for (uint32_t& word : words) {
+    word = __shfl_down_sync(kAllLanes, word, offset);
+  }
+  T other;
+  memcpy(&other, words, sizeof(T));
+  return other;
+}
+
+// Folds what the threads hold into one value, in all threads, in an order that
+// is always the same: merge(a, b), b of a higher thread. Called by the whole
+// block; its memory is free again after the next barrier.
 template <typename T, typename Merge>
 __device__ T FoldBlock(T mine, Merge merge) {
   // Raw, since shared memory takes no objects that have to be constructed.
-  __shared__ __align__(16) unsigned char memory[kThreads * sizeof(T)];
+  __shared__ __align__(16) unsigned char memory[kThreadWarps * sizeof(T)];
   T* const shared = reinterpret_cast<T*>(memory);
-  shared[threadIdx.x] = mine;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    mine = merge(mine, ShuffleDown(mine, offset));
+  }
+  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = mine;
   __syncthreads();
-  for (int stride = kThreads / 2; stride > 0; stride /= 2) {
-    if (threadIdx.x < stride) {
-      shared[threadIdx.x] =
-          merge(shared[threadIdx.x], shared[threadIdx.x + stride]);
-    }
-    __syncthreads();
-  }
-  return shared[0];
+  T all = shared[0];
+#pragma unroll
+  for (int w = 1; w < kThreadWarps; ++w) all = merge(all, shared[w]);
+  return all;
 }
 
-// The largest logit of some columns, the lowest of them that has it, and
-// whether any is NaN or +inf.
-struct Largest {
-  float max = -INFINITY;
-  int32_t column = -1;
-  int32_t bad = 0;
-};
-
-__global__ void RowStatistics(LogitStatsArgs args) {
-  const int64_t row = blockIdx.x;
-  const float* const logits = args.slice.logits + row * args.slice.cols;
-  const int64_t columns = OpenColumns(args.slice);
-  Largest mine;
-  for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-    const float x = logits[i];
-    if (!(x < INFINITY)) {
-      mine.bad = 1;
-    } else if (mine.column < 0 || x > mine.max) {
-      mine.max = x;
-      mine.column = static_cast<int32_t>(i);
-    }
-  }
-  const Largest all = FoldBlock(mine, [](const Largest& a, const Largest& b) {
-    Largest best = a;
-    const bool b_first =
-        b.column >= 0 && (a.column < 0 || b.max > a.max ||
-                          (b.max == a.max && b.column < a.column));
-    if (b_first) best = b;
-    best.bad = a.bad | b.bad;
-    return best;
-  });
-  double sum = 0;
-  if (all.bad == 0 && all.max > -INFINITY) {
-    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-      sum += expf(logits[i] - all.max);
-    }
-  }
-  sum = FoldBlock(sum, [](double a, double b) { return a + b; });
-  if (threadIdx.x != 0) return;
-  RowStats stats;
-  stats.max = all.max;
-  stats.argmax =
-      all.column < 0 || all.bad ? -1 : args.slice.vocab_begin + all.column;
-  stats.sum_exp = sum;
-  stats.bad = all.bad;
-  args.stats[row] = stats;
-}
-
-// Merges b, of higher ids, into a.
-__device__ void Merge(const RowStats& b, RowStats* a) {
-  a->bad |= b.bad;
-  if (b.argmax < 0) return;
-  if (a->argmax < 0) {
-    const int32_t bad = a->bad;
-    *a = b;
-    a->bad |= bad;
-    return;
-  }
-  const double max = fmax(double{a->max}, double{b.max});
-  // A maximum of -inf has the sum 0: there is nothing to rescale.
-  const double a_scale = a->max == -INFINITY ? 0 : exp(a->max - max);
-  const double b_scale = b.max == -INFINITY ? 0 : exp(b.max - max);
-  a->sum_exp = a->sum_exp * a_scale + b.sum_exp * b_scale;
-  if (b.max > a->max) {
-    a->max = b.max;
-    a->argmax = b.argmax;
-  }
-}
-
-__global__ void MergeRowStats(MergeStatsArgs args) {
-  const int64_t row = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
-  if (row >= args.rows) return;
+__device__ RowStats NoStats() {
   RowStats stats;
   stats.max = -INFINITY;
   stats.argmax = -1;
+  return stats;
+}
+
+// The statistics of the union of two sets of ids, each with at most one sum.
+__device__ RowStats Merge(const RowStats& a, const RowStats& b) {
+  const bool b_first =
+      b.argmax >= 0 && (a.argmax < 0 || b.max > a.max ||
+                        (b.max == a.max && b.argmax < a.argmax));
+  RowStats merged = b_first ? b : a;
+  const RowStats& other = b_first ? a : b;
+  // A maximum of -inf has the sum 0: there is nothing to rescale.
+  if (other.argmax >= 0 && other.max > -INFINITY) {
+    merged.sum_exp += other.sum_exp * exp(double{other.max} - merged.max);
+  }
+  merged.bad = a.bad | b.bad;
+  return merged;
+}
+
+// The largest logit of a strip and the lowest column that has it, as one number
+// to be maximised: the key, then the column's complement. 0: none.
+__device__ uint64_t Ranked(float logit, int64_t column) {
+  return uint64_t{OrderedKey(logit)} << 32 | (~static_cast<uint32_t>(column));
+}
+
+__global__ void __launch_bounds__(kThreads)
+    StripStatistics(LogitStatsArgs args, Strips<RowStats> strips) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+  const int64_t row = blockIdx.y;
+  const float* const logits = args.slice.logits + row * args.slice.cols;
+  const int64_t columns = OpenColumns(args.slice);
+  const int64_t begin = blockIdx.x * kStripColumns + threadIdx.x;
+  float values[kEach];
+  uint64_t mine = 0;
+  bool bad = false;
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    const int64_t i = begin + k * kThreads;
+    values[k] = i < columns ? logits[i] : -INFINITY;
+  }
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    const int64_t i = begin + k * kThreads;
+    if (!(values[k] < INFINITY)) {
+      bad = true;
+    } else if (i < columns) {
+      mine = max(mine, Ranked(values[k], i));
+    }
+  }
+  RowStats all = NoStats();
+  all.bad = __syncthreads_or(bad);
+  const uint64_t largest =
+      FoldBlock(mine, [](uint64_t a, uint64_t b) { return max(a, b); });
+  if (largest != 0) {
+    const int64_t column = ~static_cast<uint32_t>(largest);
+    all.max = logits[column];
+    all.argmax = args.slice.vocab_begin + static_cast<int32_t>(column);
+  }
+  float sum = 0;
+  if (all.bad == 0 && all.max > -INFINITY) {
+#pragma unroll
+    for (int k = 0; k < kEach; ++k) sum += expf(values[k] - all.max);
+  }
+  all.sum_exp =
+      FoldBlock(double{sum}, [](double a, double b) { return a + b; });
+  if (!HandIn(strips, all)) return;
+  RowStats stats = NoStats();
+  for (int strip = threadIdx.x; strip < gridDim.x; strip += kThreads) {
+    stats = Merge(stats, strips.parts[row * gridDim.x + strip]);
+  }
+  stats = FoldBlock(stats, Merge);
+  if (threadIdx.x != 0) return;
+  if (stats.bad != 0) {
+    stats.argmax = -1;
+    stats.sum_exp = 0;
+  }
+  args.stats[row] = stats;
+}
+
+__global__ void MergeRowStats(MergeStatsArgs args) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+  const int64_t row = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
+  if (row >= args.rows) return;
+  RowStats stats = NoStats();
   for (int rank = 0; rank < args.ranks; ++rank) {
-    Merge(args.parts[rank * args.rows + row], &stats);
+    stats = Merge(stats, args.parts[rank * args.rows + row]);
   }
   args.stats[row] = stats;
   args.thresholds[row] = Threshold();
 }
 
-__global__ void CountKeys(ThresholdHistogramArgs args) {
-  __shared__ unsigned long long counts[kThresholdBins];
-  const int64_t row = blockIdx.x;
+struct Bins {
+  unsigned long long counts[kThresholdBins];
+};
+static_assert(kThresholdBins == kThreads);
+
+__global__ void __launch_bounds__(kThreads)
+    CountKeys(ThresholdHistogramArgs args, Strips<Bins> strips) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+  __shared__ Bins bins;
+  __shared__ bool last;
+  const int64_t row = blockIdx.y;
   const SamplingRow params = args.params[row];
-  for (int bin = threadIdx.x; bin < kThresholdBins; bin += kThreads) {
-    counts[bin] = 0;
+  uint64_t* const to = args.bins + row * kThresholdBins + threadIdx.x;
+  if (!UsesFilter(params, args.kind) || IsBad(args.stats[row])) {
+    if (blockIdx.x == 0) *to = 0;
+    return;
+  }
+  bins.counts[threadIdx.x] = 0;
+  __syncthreads();
+  const Threshold threshold = args.thresholds[row];
+  const float max = args.stats[row].max;
+  const float* const logits = args.slice.logits + row * args.slice.cols;
+  const int64_t begin = blockIdx.x * kCountedColumns;
+  const int64_t end = min(begin + kCountedColumns, OpenColumns(args.slice));
+  // The bits above the ones that this round looks at; none in the first.
+  const uint32_t known =
+      args.shift == 24 ? 0 : ~uint32_t{0} << (args.shift + 8);
+#pragma unroll 8
+  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
+    const uint32_t key = OrderedKey(logits[i]);
+    if (key < threshold.min_key || (key & known) != threshold.prefix) continue;
+    atomicAdd(&bins.counts[(key >> args.shift) % kThresholdBins],
+              args.kind == ThresholdKind::kTopK
+                  ? 1ull
+                  : FixedMass(logits[i], max, params.temperature));
   }
   __syncthreads();
-  if (UsesFilter(params, args.kind) && !IsBad(args.stats[row])) {
-    const Threshold threshold = args.thresholds[row];
-    const float max = args.stats[row].max;
-    const float* const logits = args.slice.logits + row * args.slice.cols;
-    const int64_t columns = OpenColumns(args.slice);
-    // The bits above the ones that this round looks at; none in the first.
-    const uint32_t known =
-        args.shift == 24 ? 0 : ~uint32_t{0} << (args.shift + 8);
-    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-      const uint32_t key = OrderedKey(logits[i]);
-      if (key < threshold.min_key || (key & known) != threshold.prefix) {
-        continue;
-      }
-      atomicAdd(&counts[(key >> args.shift) % kThresholdBins],
-                args.kind == ThresholdKind::kTopK
-                    ? 1ull
-                    : FixedMass(logits[i], max, params.temperature));
-    }
+  Bins* const parts = strips.parts + row * gridDim.x;
+  parts[blockIdx.x].counts[threadIdx.x] = bins.counts[threadIdx.x];
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(strips.counters + row, 1u) == gridDim.x - 1;
+    if (last) strips.counters[row] = 0;
+    __threadfence();
   }
   __syncthreads();
-  for (int bin = threadIdx.x; bin < kThresholdBins; bin += kThreads) {
-    args.bins[row * kThresholdBins + bin] = counts[bin];
+  if (!last) return;
+  uint64_t sum = 0;
+#pragma unroll 4
+  for (int strip = 0; strip < gridDim.x; ++strip) {
+    sum += parts[strip].counts[threadIdx.x];
   }
+  *to = sum;
 }
 
 // A block owns a row, a thread one bin; thread 0 walks the bins.
 __global__ void NarrowRow(NarrowThresholdArgs args) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
   __shared__ uint64_t bins[kThresholdBins];
   const int64_t row = blockIdx.x;
   const SamplingRow params = args.params[row];
@@ -233,38 +321,75 @@ __device__ double GumbelNoise(uint64_t bits) {
   return -log(-log1p(-fmin(u, 1 - 0x1p-53)));
 }
 
-__global__ void DrawRow(DrawTokensArgs args) {
-  const int64_t row = blockIdx.x;
+__global__ void __launch_bounds__(kThreads)
+    DrawStrip(DrawTokensArgs args, Strips<TokenDraw> strips) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
+  const int64_t row = blockIdx.y;
   const SamplingRow params = args.params[row];
   const RowStats stats = args.stats[row];
+  if (IsGreedy(params) || IsBad(stats)) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) args.draws[row] = TokenDraw();
+    return;
+  }
+  const double temperature = params.temperature;
+  const float inverse = 1.0f / params.temperature;
+  const auto noise_bits = [&](int32_t id) {
+    const auto words =
+        Philox4x32({static_cast<uint32_t>(id),
+                    static_cast<uint32_t>(params.position), 0, 0},
+                   {static_cast<uint32_t>(params.seed),
+                    static_cast<uint32_t>(params.seed >> 32)});
+    return uint64_t{words[0]} << 32 | words[1];
+  };
+  // The score of the row's largest logit, which is never filtered out: what
+  // cannot reach it cannot win.
+  __shared__ float to_reach;
+  if (threadIdx.x == 0) {
+    to_reach = static_cast<float>(double{stats.max} / temperature +
+                                  GumbelNoise(noise_bits(stats.argmax)));
+  }
   TokenDraw best;
   best.score = -std::numeric_limits<double>::infinity();
-  if (!IsGreedy(params) && !IsBad(stats)) {
-    const uint32_t min_key = MinKey(params, stats, args.thresholds[row]);
-    const float* const logits = args.slice.logits + row * args.slice.cols;
-    const int64_t columns = OpenColumns(args.slice);
-    for (int64_t i = threadIdx.x; i < columns; i += kThreads) {
-      if (OrderedKey(logits[i]) < min_key) continue;
-      const double scaled = double{logits[i]} / params.temperature;
-      const int32_t id = args.slice.vocab_begin + static_cast<int32_t>(i);
-      const auto words =
-          Philox4x32({static_cast<uint32_t>(id),
-                      static_cast<uint32_t>(params.position), 0, 0},
-                     {static_cast<uint32_t>(params.seed),
-                      static_cast<uint32_t>(params.seed >> 32)});
-      const uint64_t bits = uint64_t{words[0]} << 32 | words[1];
-      // No more than the noise of these bits: most ids cannot win.
-      const double bound = (__clzll(bits) + 1) * 0.6931471806;
-      if (scaled + bound <= best.score) continue;
-      const double score = scaled + GumbelNoise(bits);
-      if (score > best.score) best = {score, id, logits[i]};
-    }
+  const uint32_t min_key = MinKey(params, stats, args.thresholds[row]);
+  const float* const logits = args.slice.logits + row * args.slice.cols;
+  const int64_t columns = OpenColumns(args.slice);
+  const int64_t begin = blockIdx.x * kStripColumns + threadIdx.x;
+  float values[kEach];
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    const int64_t i = begin + k * kThreads;
+    values[k] = i < columns ? logits[i] : -INFINITY;
+  }
+  __syncthreads();
+  const float reach = to_reach;
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    const int64_t i = begin + k * kThreads;
+    if (i >= columns || OrderedKey(values[k]) < min_key) continue;
+    const int32_t id = args.slice.vocab_begin + static_cast<int32_t>(i);
+    const uint64_t bits = noise_bits(id);
+    // No more than the noise of these bits, and some for fp32's rounding.
+    const float scaled = values[k] * inverse;
+    const float bound = (__clzll(bits) + 1) * 0.693148f;
+    const float slack = 1e-3f + 1e-5f * (fabsf(scaled) + fabsf(reach));
+    if (scaled + bound + slack < reach) continue;
+    const double score = double{values[k]} / temperature + GumbelNoise(bits);
+    if (score > best.score) best = {score, id, values[k]};
+  }
+  best = FoldBlock(best, Better);
+  if (!HandIn(strips, best)) return;
+  best = TokenDraw();  // of no id
+  for (int strip = threadIdx.x; strip < gridDim.x; strip += kThreads) {
+    best = Better(best, strips.parts[row * gridDim.x + strip]);
   }
   best = FoldBlock(best, Better);
   if (threadIdx.x == 0) args.draws[row] = best.id < 0 ? TokenDraw() : best;
 }
 
 __global__ void FinishRow(FinishTokensArgs args) {
+  cudaTriggerProgrammaticLaunchCompletion();
+  cudaGridDependencySynchronize();
   const int64_t row = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   if (row >= args.rows) return;
   const RowStats stats = args.stats[row];
@@ -287,45 +412,56 @@ __global__ void FinishRow(FinishTokensArgs args) {
   args.ids[row] = token.id;
 }
 
+// Strips of a row, of which there is always one, times rows.
+dim3 StripGrid(const LogitsSlice& slice, int64_t columns) {
+  RING_CHECK_LE(slice.rows, Stream::kNumCounters);
+  return dim3(std::max(1u, Blocks(slice.cols, columns)), Blocks(slice.rows, 1));
+}
+
+template <typename T>
+Strips<T> MakeStrips(const dim3& grid, Stream* stream) {
+  return {stream->Scratch<T>(int64_t{grid.x} * grid.y), stream->counters()};
+}
+
 }  // namespace
 
 void LogitStats(const LogitStatsArgs& args, Stream* stream) {
   if (args.slice.rows == 0) return;
-  RowStatistics<<<Blocks(args.slice.rows, 1), kThreads, 0, stream->get()>>>(
-      args);
-  CheckLaunch("RowStatistics");
+  const dim3 grid = StripGrid(args.slice, kStripColumns);
+  LaunchDependent(StripStatistics, grid, kThreads, 0, stream, args,
+                  MakeStrips<RowStats>(grid, stream));
 }
 
 void MergeStats(const MergeStatsArgs& args, Stream* stream) {
   if (args.rows == 0) return;
-  MergeRowStats<<<Blocks(args.rows, kRowThreads), kRowThreads, 0,
-                  stream->get()>>>(args);
-  CheckLaunch("MergeRowStats");
+  LaunchDependent(MergeRowStats, Blocks(args.rows, kRowThreads), kRowThreads, 0,
+                  stream, args);
 }
 
 void ThresholdHistogram(const ThresholdHistogramArgs& args, Stream* stream) {
   if (args.slice.rows == 0) return;
-  CountKeys<<<Blocks(args.slice.rows, 1), kThreads, 0, stream->get()>>>(args);
-  CheckLaunch("CountKeys");
+  const dim3 grid = StripGrid(args.slice, kCountedColumns);
+  LaunchDependent(CountKeys, grid, kThreads, 0, stream, args,
+                  MakeStrips<Bins>(grid, stream));
 }
 
 void NarrowThreshold(const NarrowThresholdArgs& args, Stream* stream) {
   if (args.rows == 0) return;
-  NarrowRow<<<Blocks(args.rows, 1), kThresholdBins, 0, stream->get()>>>(args);
-  CheckLaunch("NarrowRow");
+  LaunchDependent(NarrowRow, Blocks(args.rows, 1), kThresholdBins, 0, stream,
+                  args);
 }
 
 void DrawTokens(const DrawTokensArgs& args, Stream* stream) {
   if (args.slice.rows == 0) return;
-  DrawRow<<<Blocks(args.slice.rows, 1), kThreads, 0, stream->get()>>>(args);
-  CheckLaunch("DrawRow");
+  const dim3 grid = StripGrid(args.slice, kStripColumns);
+  LaunchDependent(DrawStrip, grid, kThreads, 0, stream, args,
+                  MakeStrips<TokenDraw>(grid, stream));
 }
 
 void FinishTokens(const FinishTokensArgs& args, Stream* stream) {
   if (args.rows == 0) return;
-  FinishRow<<<Blocks(args.rows, kRowThreads), kRowThreads, 0, stream->get()>>>(
-      args);
-  CheckLaunch("FinishRow");
+  LaunchDependent(FinishRow, Blocks(args.rows, kRowThreads), kRowThreads, 0,
+                  stream, args);
 }
 
 }  // namespace ring::cuda

@@ -511,6 +511,9 @@ void Decode(Bench* bench) {
   for (int rows : {1, 8, 32, 128, 256}) MoeDecode(bench, kFp8, rows, true);
   MoeDecode(bench, kFp8, 1, false);
   for (int rows : {1, 8, 32}) MoeDecode(bench, kBf16, rows, true);
+}
+
+void SmallOps(Bench* bench) {
   for (int rows : {1, 32, 128}) Routing(bench, rows);
   for (int rows : {1, 256}) Norm(bench, rows);
   for (bool greedy : {true, false}) {
@@ -539,10 +542,11 @@ void Main(const std::string& part) {
   bench.MeasureMemory();
   if (part.empty() || part == "attention") Attention(&bench);
   if (part.empty() || part == "decode") Decode(&bench);
+  if (part.empty() || part == "small") SmallOps(&bench);
 }
 
 }  // namespace
 }  // namespace ring
 
-// Argument: "attention" or "decode", for one part of the table.
+// Argument: "attention", "decode" or "small", for one part of the table.
 int main(int argc, char** argv) { ring::Main(argc > 1 ? argv[1] : ""); }

@@ -19,10 +19,12 @@ int64_t OwnDecodeRows(const StepContext& step, const ResidualStream& stream) {
                              0, stream.own_rows().size());
 }
 
-// Fills workspace.own_experts and own_weights for the stream's own rows. The
-// router reads the fp32 stream, not the rounded rows.
+// Fills workspace.own_experts and own_weights for the stream's own rows and,
+// given the table of this rank's experts, local_experts. The router reads the
+// fp32 stream, not the rounded rows.
 void Route(const StepContext& step, const MoeWeights& weights,
-           const float* norm_weight, ResidualStream* stream) {
+           const float* norm_weight, const int32_t* to_local,
+           ResidualStream* stream) {
   const Workspace& w = step.workspace;
   MoeRoutingArgs route;
   route.x = stream->residual();
@@ -42,6 +44,11 @@ void Route(const StepContext& step, const MoeWeights& weights,
   route.logits = w.router_logits;
   route.experts = w.own_experts;
   route.weights = w.own_weights;
+  if (to_local != nullptr) {
+    route.local = w.local_experts;
+    route.to_local = to_local;
+    route.row_valid = step.inputs.row_valid;
+  }
   step.backend.MoeRouting(route);
 }
 
@@ -112,11 +119,13 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
   const int64_t rows = group_rows * mesh_.dp();
   if (rows == 0) return;
 
-  Route(step, weights, norm_weight, stream);
+  const auto* const to_local =
+      static_cast<const int32_t*>(to_local_[layer]->data());
+  const bool alone = mesh_.dp() == 1;  // no rows of other groups
+  Route(step, weights, norm_weight, alone ? to_local : nullptr, stream);
   const void* const own = stream->GatherNormed();
   DispatchedRows all{rows, own, w.local_experts, w.own_weights};
-  const int32_t* experts = w.own_experts;
-  if (mesh_.dp() > 1) {
+  if (!alone) {
     const int64_t row_bytes =
         hidden * static_cast<int64_t>(SizeOf(step.activation_dtype));
     const int64_t slot_bytes = group_rows * step.config.num_experts_per_tok *
@@ -126,17 +135,15 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
     communicators_.dp->AllGather(w.own_weights, w.expert_weights, slot_bytes);
     all.x = w.moe_rows;
     all.weights = w.expert_weights;
-    experts = w.experts;
+    LocalExpertsArgs local;
+    local.experts = w.experts;
+    local.rows = rows;
+    local.top_k = step.config.num_experts_per_tok;
+    local.row_valid = step.inputs.row_valid;
+    local.to_local = to_local;
+    local.local = w.local_experts;
+    step.backend.LocalExperts(local);
   }
-
-  LocalExpertsArgs local;
-  local.experts = experts;
-  local.rows = rows;
-  local.top_k = step.config.num_experts_per_tok;
-  local.row_valid = step.inputs.row_valid;
-  local.to_local = static_cast<const int32_t*>(to_local_[layer]->data());
-  local.local = w.local_experts;
-  step.backend.LocalExperts(local);
   // This group's rows also get this rank's slice of the shared expert.
   GroupedFfnArgs ffn = ExpertsOf(step, weights, all, w.partial);
   ffn.shared = &weights.shared_expert_slice;
@@ -169,7 +176,7 @@ void MoeRunner::AllToAll(const StepContext& step, int layer,
   const int64_t rows = stream->own_rows().size();
   const void* x = stream->normed_own();
 
-  Route(step, weights, norm_weight, stream);
+  Route(step, weights, norm_weight, /*to_local=*/nullptr, stream);
   const DispatchedRows received =
       exchange_->Dispatch(rows, x, w.own_experts, w.own_weights, layer);
   step.backend.GroupedFfn(ExpertsOf(step, weights, received, w.partial));

@@ -225,6 +225,7 @@ TEST(ResidualNormCudaTest, Agrees) {
 
 struct Routing {
   std::vector<int32_t> experts;
+  std::vector<int32_t> local;
   std::vector<float> weights;
 };
 
@@ -240,6 +241,8 @@ TEST(MoeRoutingCudaTest, ChoosesTheSameExperts) {
                            {70, 128, 16, 4, 2, 4, true, true, false,
                             DType::kFloat32, DType::kBFloat16},
                            {9, 4096, 256, 8, 4, 8, true, true, true,
+                            DType::kFloat32, DType::kFloat32},
+                           {600, 1000, 200, 8, 4, 8, true, true, true,
                             DType::kFloat32, DType::kFloat32},
                            {5, 33, 6, 1, 1, 6, false, false, true,
                             DType::kBFloat16, DType::kBFloat16},
@@ -272,14 +275,65 @@ TEST(MoeRoutingCudaTest, ChoosesTheSameExperts) {
       args.logits = arena.Make<float>(v.rows * v.experts);
       args.experts = arena.Make<int32_t>(v.rows * v.top_k);
       args.weights = arena.Make<float>(v.rows * v.top_k);
+      // Every third expert is elsewhere, every fourth row is padding.
+      std::vector<int32_t> to_local, row_valid;
+      for (int e = 0; e < v.experts; ++e) {
+        to_local.push_back(e % 3 == 0 ? -1 : 1000 - e);
+      }
+      for (int row = 0; row < v.rows; ++row) row_valid.push_back(row % 4 != 1);
+      args.local = arena.Make<int32_t>(v.rows * v.top_k);
+      args.to_local = arena.Put(to_local);
+      if (v.bias) args.row_valid = arena.Put(row_valid);
       backend->MoeRouting(args);
       return Routing{arena.Get(args.experts, v.rows * v.top_k),
+                     arena.Get(args.local, v.rows * v.top_k),
                      arena.Get(args.weights, v.rows * v.top_k)};
     };
     const Routing cpu = run(TestCpu());
     const Routing gpu = run(TestGpu());
     EXPECT_EQ(gpu.experts, cpu.experts) << v.experts << " experts";
+    EXPECT_EQ(gpu.local, cpu.local) << v.experts << " experts";
     EXPECT_LE(RelativeL2(gpu.weights, cpu.weights, cpu.weights.size()), 1e-5);
+  }
+}
+
+// A row's choice and weights do not depend on the rows beside it, nor on how
+// many they are.
+TEST(MoeRoutingCudaTest, RowsAloneEqualRowsTogether) {
+  constexpr int64_t kRows = 45;
+  constexpr int64_t kCols = 1000;
+  constexpr int kTop = 4;
+  const TestRows x(DType::kFloat32, kRows, kCols, 1);
+  const TestWeight router(DType::kFloat32, {100, kCols}, 2);
+  DeviceArena arena(TestGpu());
+  MoeRoutingArgs args;
+  args.x = arena.Put(x, kRows, kCols, DType::kFloat32);
+  args.norm_weight = arena.Put(RandomFloats(kCols, 3));
+  args.eps = 1e-6f;
+  args.normed = arena.Make<float>(kRows * kCols);
+  args.router = arena.Put(router);
+  args.num_experts = 100;
+  args.n_group = 5;
+  args.topk_group = 3;
+  args.top_k = kTop;
+  args.logits = arena.Make<float>(kRows * 100);
+  args.experts = arena.Make<int32_t>(kRows * kTop);
+  args.weights = arena.Make<float>(kRows * kTop);
+  args.rows = args.decode_rows = kRows;
+  arena.backend().MoeRouting(args);
+  const auto experts = arena.Get(args.experts, kRows * kTop);
+  const auto weights = arena.Get(args.weights, kRows * kTop);
+  args.rows = args.decode_rows = 1;
+  for (int64_t row = 0; row < kRows; ++row) {
+    arena.backend().MoeRouting(args);
+    const auto begin = row * kTop;
+    EXPECT_EQ(arena.Get(args.experts, kTop),
+              std::vector<int32_t>(experts.begin() + begin,
+                                   experts.begin() + begin + kTop));
+    EXPECT_EQ(arena.Get(args.weights, kTop),
+              std::vector<float>(weights.begin() + begin,
+                                 weights.begin() + begin + kTop));
+    args.x = static_cast<const float*>(args.x) + kCols;
   }
 }
 

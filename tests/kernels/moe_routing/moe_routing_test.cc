@@ -61,6 +61,12 @@ struct Problem {
     args.logits = logits.data();
     args.experts = experts.data();
     args.weights = weights.data();
+    if (!to_local.empty()) {
+      local.assign(experts.size(), -7);
+      args.local = local.data();
+      args.to_local = to_local.data();
+      args.row_valid = row_valid.empty() ? nullptr : row_valid.data();
+    }
     ThreadPool pool(threads);
     cpu::MoeRouting(args, &pool);
   }
@@ -78,6 +84,8 @@ struct Problem {
   Tensor x, router;
   std::vector<float> bias, logits;
   std::vector<int32_t> experts;
+  // Inputs and output of the mapping to local experts, none if empty.
+  std::vector<int32_t> to_local, row_valid, local;
   std::vector<float> weights;
 };
 
@@ -159,6 +167,22 @@ INSTANTIATE_TEST_SUITE_P(
                     Shape{"BFloat16Rows", 128, 16, 4, 2, 4, true, true,
                           DType::kBFloat16, DType::kFloat32}),
     [](const auto& info) { return std::string(info.param.name); });
+
+TEST(MoeRoutingLocalTest, NamesLocalExpertsOfValidRows) {
+  Problem problem(Shape{}, 3);
+  for (int e = 0; e < problem.shape.num_experts; ++e) {
+    problem.to_local.push_back(e % 2 == 0 ? -1 : 100 + e);
+  }
+  for (const bool mask : {false, true}) {
+    if (mask) problem.row_valid = {1, 0, 1};
+    problem.Run();
+    for (size_t i = 0; i < problem.experts.size(); ++i) {
+      const int32_t e = problem.experts[i];
+      const bool padding = mask && i / problem.shape.top_k == 1;
+      EXPECT_EQ(problem.local[i], padding || e % 2 == 0 ? -1 : 100 + e) << i;
+    }
+  }
+}
 
 TEST(MoeRoutingTiesTest, EqualValuesGoToTheLowerIndex) {
   Shape shape;
