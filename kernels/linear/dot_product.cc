@@ -18,6 +18,24 @@ constexpr int64_t kPackGrainElements = 64 * 1024;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+const DotKernels& KernelsOf(CpuIsa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case CpuIsa::kPortable:
+      break;
+    case CpuIsa::kAvx2:
+      return kAvx2DotKernels;
+    case CpuIsa::kAvx512:
+      return kAvx512DotKernels;
+    case CpuIsa::kAvx512Bf16:
+      return kAvx512Bf16DotKernels;
+  }
+#else
+  RING_CHECK(isa == CpuIsa::kPortable) << Name(isa);
+#endif
+  return kPortableDotKernels;
+}
+
 const DotKernel& KernelOf(const DotKernels& kernels, DType x_dtype,
                           DType weight_dtype) {
   switch (weight_dtype) {
@@ -42,7 +60,7 @@ DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
   RING_CHECK(x_dtype == DType::kBFloat16 || x_dtype == DType::kFloat32)
       << Name(x_dtype);
   DotProduct product;
-  product.kernel = &KernelOf(DotKernelsOf(isa), x_dtype, weight.dtype);
+  product.kernel = &KernelOf(KernelsOf(isa), x_dtype, weight.dtype);
   const DotKernel& kernel = *product.kernel;
   DotLayout& layout = product.layout;
   layout.cols = weight.cols;

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
-#include "kernels/linear/cpu_isa.h"
 #include "kernels/linear/dot_panel.h"
 #include "kernels/linear/weight_matrix.h"
+#include "kernels/simd/isa.h"
 
 namespace ring {
 
@@ -20,6 +20,7 @@ struct DotProduct {
   DotLayout layout;
 };
 
+// REQUIRES: isa <= DetectCpuIsa().
 DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
                           CpuIsa isa = ActiveCpuIsa());
 

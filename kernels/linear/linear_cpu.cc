@@ -2,11 +2,11 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/linear/cpu_isa.h"
 #include "kernels/linear/dnnl_gemm.h"
 #include "kernels/linear/dot_product.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/scratch.h"
+#include "kernels/simd/isa.h"
 
 namespace ring::cpu {
 namespace {
