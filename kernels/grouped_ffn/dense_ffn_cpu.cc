@@ -12,8 +12,9 @@ namespace {
 
 // Rows that pass through the block at a time, which bounds the memory.
 constexpr int64_t kRowBlock = 256;
-// Outputs per pass: what an item computes before it writes.
-constexpr int64_t kStrip = 2 * kDotRowAlign;
+// Outputs per pass: what an item computes before it writes. Many, since the
+// kernels may rearrange the rows in each pass.
+constexpr int64_t kStrip = 4 * kDotRowAlign;
 
 // One block of rows on its way through the feed-forward.
 struct RowBlock {

@@ -10,8 +10,9 @@
 namespace ring {
 namespace {
 
-// Inter columns of one expert that one work item computes.
-constexpr int64_t kInterStrip = 2 * kDotRowAlign;
+// Inter columns of one expert that one work item computes. Many, since the
+// kernels may rearrange the rows for each item.
+constexpr int64_t kInterStrip = 4 * kDotRowAlign;
 // At most this many hidden columns make up a work item of the down product.
 constexpr int64_t kMaxHiddenStrip = 4 * kDotRowAlign;
 // Rows of one expert per call of the kernels; bounds the strips' scratch.

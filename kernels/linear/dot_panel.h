@@ -44,19 +44,9 @@ struct DotPanelArgs {
   int64_t n_end = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
-  // Where weights are decoded once for many rows: DotScratchFloats(layout).
+  // DotKernel::scratch_floats of them, on a boundary of 64 bytes.
   float* scratch = nullptr;
 };
-
-// Decoded weight rows: as many as fit about half of the second-level cache, a
-// few at least. The padding keeps rows off each other's cache sets.
-inline constexpr int64_t kDecodedPad = 16;
-inline constexpr int64_t kDecodedFloats = 64 * 1024;
-inline constexpr int64_t kMinDecodedRows = 6;
-constexpr int64_t DotScratchFloats(const DotLayout& layout) {
-  const int64_t few = kMinDecodedRows * (layout.packed_words + kDecodedPad);
-  return few > kDecodedFloats ? few : kDecodedFloats;
-}
 
 // One pair of activation and weight types on one instruction set.
 struct DotKernel {
@@ -66,6 +56,8 @@ struct DotKernel {
   void (*pack)(const DotLayout& layout, const void* x, DType x_dtype,
                int32_t* packed) = nullptr;
   void (*panel)(const DotPanelArgs& args) = nullptr;
+  // What panel() needs for `rows` rows.
+  int64_t (*scratch_floats)(const DotLayout& layout, int64_t rows) = nullptr;
 };
 
 // The kernels of one instruction set.
@@ -83,5 +75,6 @@ extern const DotKernels kPortableDotKernels;
 extern const DotKernels kAvx2DotKernels;
 extern const DotKernels kAvx512DotKernels;
 extern const DotKernels kAvx512Bf16DotKernels;
+extern const DotKernels kAmxBf16DotKernels;
 
 }  // namespace ring

@@ -197,6 +197,21 @@ struct WidenedMath {
   }
 };
 
+// bf16 activations in column order, two to a word, like bf16 weights; groups of
+// 32 columns. x is bf16.
+[[maybe_unused]] inline void PackPairs(const DotLayout& layout, const void* x,
+                                       DType, int32_t* packed) {
+  for (int64_t s = 0; s < layout.segments; ++s) {
+    const int64_t begin = SegmentBegin(layout, s);
+    const int64_t cols = SegmentEnd(layout, s) - begin;
+    int32_t* to = packed + SegmentWord(layout, s);
+    std::memset(to, 0, (cols + 31) / 32 * 64);
+    std::memcpy(to, static_cast<const uint16_t*>(x) + begin, cols * 2);
+  }
+}
+
+inline int64_t NoScratch(const DotLayout&, int64_t) { return 0; }
+
 // The loops of one call, down to tiles of rows x weight rows.
 template <typename Weights, typename Math>
 class Panel {
@@ -364,6 +379,11 @@ class Panel {
 // of a row are the same on either way.
 class Fp8Panel {
  public:
+  static int64_t ScratchFloats(const DotLayout& layout, int64_t) {
+    const int64_t few = kMinDecodedRows * (layout.packed_words + kDecodedPad);
+    return few > kDecodedFloats ? few : kDecodedFloats;
+  }
+
   static void Run(const DotPanelArgs& args) {
     if (args.rows <= kFewRows) {
       Panel<Fp8Weights, WidenedMath<Fp8Weights>>::Run(args);
@@ -397,6 +417,11 @@ class Fp8Panel {
 
  private:
   static constexpr int64_t kFewRows = 4;
+  // Decoded weight rows: as many as fit about half of the second-level cache,
+  // a few at least. The padding keeps rows off each other's cache sets.
+  static constexpr int64_t kDecodedPad = 16;
+  static constexpr int64_t kDecodedFloats = 64 * 1024;
+  static constexpr int64_t kMinDecodedRows = 6;
 
   // Every block of segments is one segment of packed words.
   static DotLayout DecodedLayout(const DotLayout& layout) {
@@ -445,14 +470,14 @@ class Fp8Panel {
 template <typename Weights, typename Math>
 constexpr DotKernel MakeDotKernel() {
   return {Math::kGroupCols, Math::kGroupWords, Math::Pack,
-          Panel<Weights, Math>::Run};
+          Panel<Weights, Math>::Run, NoScratch};
 }
 
 constexpr DotKernels kWidenedDotKernels = {
     MakeDotKernel<F32Weights, WidenedMath<F32Weights>>(),
     MakeDotKernel<Bf16Weights, WidenedMath<Bf16Weights>>(),
     {WidenedMath<Fp8Weights>::kGroupCols, WidenedMath<Fp8Weights>::kGroupWords,
-     WidenedMath<Fp8Weights>::Pack, Fp8Panel::Run},
+     WidenedMath<Fp8Weights>::Pack, Fp8Panel::Run, Fp8Panel::ScratchFloats},
     {}};
 
 }  // namespace

@@ -29,6 +29,8 @@ const DotKernels& KernelsOf(CpuIsa isa) {
       return kAvx512DotKernels;
     case CpuIsa::kAvx512Bf16:
       return kAvx512Bf16DotKernels;
+    case CpuIsa::kAmxBf16:
+      return kAmxBf16DotKernels;
   }
 #else
   RING_CHECK(isa == CpuIsa::kPortable) << Name(isa);
@@ -118,7 +120,8 @@ void MultiplyRows(const DotProduct& product, const int32_t* const* x,
   args.out = out;
   args.out_stride = out_stride;
   thread_local Scratch scratch;
-  args.scratch = scratch.Get<float>(DotScratchFloats(product.layout));
+  args.scratch =
+      scratch.Get<float>(product.kernel->scratch_floats(product.layout, rows));
   product.kernel->panel(args);
 }
 

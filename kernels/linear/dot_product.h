@@ -40,8 +40,9 @@ void MultiplyRows(const DotProduct& product, const int32_t* const* x,
                   int64_t rows, const WeightMatrix& weight, int64_t n_begin,
                   int64_t n_end, float* out, int64_t out_stride);
 
-// Outputs are best computed in multiples of this many weight rows.
-inline constexpr int64_t kDotRowAlign = 24;
+// Outputs are best computed in multiples of this many weight rows: whole tiles
+// of every kernel.
+inline constexpr int64_t kDotRowAlign = 48;
 
 // The grain for a loop over `items` that make up `macs` multiply-adds in all:
 // large enough that a range is worth waking a thread for, so small products

@@ -27,8 +27,8 @@ struct LinearArgs {
 // weights are widened, never narrowed.
 namespace cpu {
 void Linear(const LinearArgs& args, ThreadPool* pool);
-// The instruction set that the streaming kernels use here: "avx512_bf16",
-// "avx512", "avx2" or "portable".
+// The instruction set that the streaming kernels use here, as
+// Name(ActiveCpuIsa()).
 const char* LinearIsaName();
 }  // namespace cpu
 namespace cuda {

@@ -76,8 +76,9 @@ void DotLinear(const LinearArgs& args, ThreadPool* pool) {
   }
 }
 
-// The library's bf16 product where the processor has instructions for it.
-// Other types take the dot kernels, which never narrow a factor.
+// The library's bf16 product where the processor has instructions for it but no
+// tiles: with those our kernels are faster, as they leave the weights as they
+// lie. Other types take the dot kernels, which never narrow a factor.
 bool PrefersLibrary(const LinearArgs& args) {
   return args.x_dtype == DType::kBFloat16 &&
          args.weight.dtype == DType::kBFloat16 && args.weight.cols > 0 &&

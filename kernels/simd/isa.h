@@ -25,9 +25,14 @@ enum class CpuIsa {
   kAvx2,        // 8 lanes, with FMA
   kAvx512,      // 16 lanes: F, BW, DQ, VL
   kAvx512Bf16,  // the same, and products of bf16 pairs
+  kAmxBf16,     // the same, and products of bf16 tiles
 };
 
-// "portable", "avx2", "avx512" or "avx512_bf16".
+inline constexpr CpuIsa kAllCpuIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2,
+                                         CpuIsa::kAvx512, CpuIsa::kAvx512Bf16,
+                                         CpuIsa::kAmxBf16};
+
+// "portable", "avx2", "avx512", "avx512_bf16" or "amx_bf16".
 const char* Name(CpuIsa isa);
 
 // The highest one that this build and this processor have.

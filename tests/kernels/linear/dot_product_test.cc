@@ -21,8 +21,7 @@ struct Case {
 
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                     CpuIsa::kAvx512Bf16}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     if (isa > DetectCpuIsa()) break;
     for (DType x : {DType::kFloat32, DType::kBFloat16}) {
       for (DType w : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
@@ -150,8 +149,7 @@ INSTANTIATE_TEST_SUITE_P(All, DotProductTest, testing::ValuesIn(AllCases()),
 
 // Every FP8 code against every part of a word, alone in its row.
 TEST(Fp8WeightsTest, EveryCodeIsDecodedExactly) {
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                     CpuIsa::kAvx512Bf16}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     if (isa > DetectCpuIsa()) break;
     constexpr int64_t kCols = 67;
     std::vector<Float8E4M3> codes(256 * kCols);

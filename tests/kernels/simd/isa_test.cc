@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <utility>
 
 #include "gtest/gtest.h"
 
@@ -25,11 +24,10 @@ int LanesOf(CpuIsa isa) {
 
 TEST(CpuIsaTest, EachRunsTheWidestKernelItHas) {
   EXPECT_EQ(LanesOf(CpuIsa::kPortable), 4);
-  const std::pair<CpuIsa, int> wider[] = {
-      {CpuIsa::kAvx2, 8}, {CpuIsa::kAvx512, 16}, {CpuIsa::kAvx512Bf16, 16}};
-  for (const auto& [isa, lanes] : wider) {
+  for (CpuIsa isa : kAllCpuIsas) {
+    if (isa == CpuIsa::kPortable) continue;
     if (isa > DetectCpuIsa()) break;
-    EXPECT_EQ(LanesOf(isa), lanes) << Name(isa);
+    EXPECT_EQ(LanesOf(isa), isa == CpuIsa::kAvx2 ? 8 : 16) << Name(isa);
   }
 }
 
@@ -47,8 +45,7 @@ class CpuIsaDeathTest : public testing::Test {
 };
 
 TEST_F(CpuIsaDeathTest, TheEnvironmentChoosesALowerOne) {
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                     CpuIsa::kAvx512Bf16}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     if (isa > DetectCpuIsa()) break;
     EXPECT_EXIT(ExitAsWished(Name(isa), isa), testing::ExitedWithCode(0), "")
         << Name(isa);

@@ -1,0 +1,306 @@
+// Compiled for AVX-512 with bf16 and for AMX: the tile registers multiply 16
+// weight rows with 16 activation rows, 32 columns at a time. Only bf16 x bf16
+// differs from the kernels for AVX-512 with bf16. Subnormal inputs and sums
+// count as zero.
+//
+// A product of tiles is C [n, m] += A [n, 32 columns] B [16 pairs of columns,
+// m] with n weight rows and m activation rows. A is loaded as weights lie in
+// memory. B needs activations pair by pair: words of 16 packed rows are
+// transposed once a call, and one row alone is in that order already.
+//
+// One accumulator takes the columns of an output in order, 32 a step, whatever
+// is computed beside it: the bits of a row are the same in any batch.
+#define RING_DOT_LANES 16
+#include "kernels/linear/dot_panel_inl.h"
+
+namespace ring {
+namespace {
+
+constexpr int kTile = 16;                   // rows of any tile
+constexpr int64_t kTileWords = 16 * kTile;  // of a whole one
+constexpr int64_t kGroupBytes = 64;         // of a row of A
+// Where the processor's own prefetching ends.
+constexpr int64_t kPageBytes = 4096;
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Tile registers: 0 to 3 are C, 4 and 5 are A, 6 and 7 are B. All C and A have
+// n rows, all B and C have m columns.
+void Configure(int n, int m) {
+  TileConfig config;
+  for (int i = 0; i < 8; ++i) {
+    const bool is_a = i == 4 || i == 5;
+    config.rows[i] = static_cast<uint8_t>(i < 6 ? n : kTile);
+    config.row_bytes[i] = static_cast<uint16_t>(is_a ? kGroupBytes : 4 * m);
+  }
+  // The intrinsics do not tell the compiler which memory they read.
+  asm volatile("" ::: "memory");
+  _tile_loadconfig(&config);
+}
+
+// Lanes of two vectors by fours of words, as 4x4 blocks are transposed: words
+// 0, 1 and 2, 3 of both interleaved, then the same of pairs of words; then
+// whole fours, the even and the odd ones.
+inline Words LowWords(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25,
+                                 12, 28, 13, 29);
+}
+inline Words HighWords(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
+                                 27, 14, 30, 15, 31);
+}
+inline Words LowPairs(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25,
+                                 12, 13, 28, 29);
+}
+inline Words HighPairs(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26,
+                                 27, 14, 15, 30, 31);
+}
+inline Words EvenFours(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19,
+                                 24, 25, 26, 27);
+}
+inline Words OddFours(Words a, Words b) {
+  return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                                 23, 28, 29, 30, 31);
+}
+
+// to [16, 16] = the transpose of 16 rows of 16 words.
+void Transpose(const int32_t* const (&from)[kTile], int32_t* to) {
+  Words a[16], b[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) a[i] = LoadWords(from[i]);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    b[i] = LowWords(a[i], a[i + 1]);
+    b[i + 1] = HighWords(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    a[i] = LowPairs(b[i], b[i + 2]);
+    a[i + 1] = HighPairs(b[i], b[i + 2]);
+    a[i + 2] = LowPairs(b[i + 1], b[i + 3]);
+    a[i + 3] = HighPairs(b[i + 1], b[i + 3]);
+  }
+  // Four l of a[4 q + c] is column 4 l + c of rows 4 q to 4 q + 3.
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const Words even0 = EvenFours(a[c], a[4 + c]);
+    const Words even1 = EvenFours(a[8 + c], a[12 + c]);
+    const Words odd0 = OddFours(a[c], a[4 + c]);
+    const Words odd1 = OddFours(a[8 + c], a[12 + c]);
+    const Words column[4] = {EvenFours(even0, even1), EvenFours(odd0, odd1),
+                             OddFours(even0, even1), OddFours(odd0, odd1)};
+#pragma GCC unroll 4
+    for (int l = 0; l < 4; ++l) {
+      *reinterpret_cast<StoredWords*>(to + (4 * l + c) * kTile) = column[l];
+    }
+  }
+}
+
+// C register kC to memory; the intrinsic takes nothing but literals.
+template <int kC>
+void StoreSums(void* to, int64_t row_bytes) {
+  if constexpr (kC == 0) _tile_stored(0, to, row_bytes);
+  if constexpr (kC == 1) _tile_stored(1, to, row_bytes);
+  if constexpr (kC == 2) _tile_stored(2, to, row_bytes);
+  if constexpr (kC == 3) _tile_stored(3, to, row_bytes);
+}
+
+class TilePanel {
+ public:
+  static int64_t ScratchFloats(const DotLayout& layout, int64_t rows) {
+    return (rows + kTile - 1) / kTile * kTile * layout.packed_words;
+  }
+
+  static void Run(const DotPanelArgs& args) {
+    TilePanel panel(args);
+    const int64_t whole = (args.n_end - args.n_begin) / kTile * kTile;
+    const int64_t whole_end = args.n_begin + whole;
+    if (whole > 0) panel.Outputs(args.n_begin, whole_end, kTile);
+    if (whole_end < args.n_end) {
+      panel.Outputs(whole_end, args.n_end,
+                    static_cast<int>(args.n_end - whole_end));
+    }
+    _tile_release();
+  }
+
+ private:
+  explicit TilePanel(const DotPanelArgs& args)
+      : args_(args),
+        groups_(args.layout->packed_words / kTile),
+        whole_groups_(args.layout->cols / (2 * kTile)),
+        row_bytes_(args.weight->row_stride * 2),
+        prefetch_(row_bytes_ >= kPageBytes),
+        m_(args.rows == 1 ? 1 : kTile) {
+    if (args.rows == 1) {
+      pairs_ = args.x[0];
+      return;
+    }
+    pairs_ = reinterpret_cast<const int32_t*>(args.scratch);
+    for (int64_t m = 0; m < args.rows; m += kTile) TransposeRows(m);
+  }
+
+  // Up to 16 rows from m on, into the scratch. Those that are missing are
+  // stand-ins, computed and dropped.
+  void TransposeRows(int64_t m) {
+    int32_t* to = reinterpret_cast<int32_t*>(args_.scratch) +
+                  m * args_.layout->packed_words;
+    const int32_t* from[kTile];
+    for (int i = 0; i < kTile; ++i) {
+      from[i] = args_.x[m + i < args_.rows ? m + i : m];
+    }
+    for (int64_t g = 0; g < groups_; ++g, to += kTileWords) {
+      Transpose(from, to);
+      for (int i = 0; i < kTile; ++i) from[i] += kTile;
+    }
+  }
+
+  // Weight rows [n, n_end) in tiles of n_rows. Up to 16 rows wait for weights
+  // from memory or a far cache, which come fastest one tile after the other;
+  // with more rows two tiles times two keep the unit busy.
+  void Outputs(int64_t n, int64_t n_end, int n_rows) {
+    n_rows_ = n_rows;
+    Configure(n_rows, m_);
+    while (n < n_end) {
+      const int64_t tiles = (n_end - n) / n_rows;
+      if (args_.rows <= kTile) {
+        n += Multiply<1, 1>(0, n);
+      } else {
+        n += tiles == 1 ? AllRows<1>(n) : AllRows<2>(n);
+      }
+    }
+  }
+
+  // More than 16 rows times kN tiles of weights. Returns the weight rows taken.
+  template <int kN>
+  int64_t AllRows(int64_t n) {
+    int64_t m = 0;
+    for (; args_.rows - m > kTile; m += 2 * kTile) Multiply<kN, 2>(m, n);
+    if (m < args_.rows) Multiply<kN, 1>(m, n);
+    return kN * n_rows_;
+  }
+
+  // 16 kM rows from m on times kN tiles of weights. Returns the weight rows
+  // taken.
+  template <int kN, int kM>
+  int64_t Multiply(int64_t m, int64_t n) {
+    const int64_t tile_bytes = n_rows_ * row_bytes_;
+    const char* a =
+        static_cast<const char*>(args_.weight->data) + n * row_bytes_;
+    const int32_t* b = pairs_ + m * args_.layout->packed_words;
+    const int64_t b_step = kTile * m_;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    asm volatile("" ::: "memory");
+    for (int64_t g = 0; g < whole_groups_; ++g) {
+      if (prefetch_ && m == 0) {
+        // The next tiles' bytes at this place, into the second-level cache:
+        // the first rows meet weights that lie in memory.
+        const char* next = a + kN * tile_bytes;
+        for (int r = 0; r < kN * kTile; ++r, next += row_bytes_) {
+          __builtin_prefetch(next, 0, 2);
+        }
+      }
+      Step<kN, kM>({a, row_bytes_, tile_bytes}, b);
+      a += kGroupBytes;
+      b += b_step;
+    }
+    if (whole_groups_ < groups_) {
+      // The weights' last columns, with zeros up to a whole group.
+      const int64_t rest = args_.layout->cols * 2 - whole_groups_ * kGroupBytes;
+      alignas(64) char padded[kN * kTile * kGroupBytes] = {};
+      for (int64_t r = 0; r < kN * n_rows_; ++r) {
+        std::memcpy(padded + r * kGroupBytes, a + r * row_bytes_, rest);
+      }
+      asm volatile("" ::: "memory");
+      Step<kN, kM>({padded, kGroupBytes, n_rows_ * kGroupBytes}, b);
+    }
+    StoreTile<0>(m, n);
+    if constexpr (kM == 2) {
+      StoreTile<1>(m + kTile, n);
+      if constexpr (kN == 2) {
+        StoreTile<2>(m, n + n_rows_);
+        StoreTile<3>(m + kTile, n + n_rows_);
+      }
+    } else if constexpr (kN == 2) {
+      StoreTile<1>(m, n + n_rows_);
+    }
+    return kN * n_rows_;
+  }
+
+  // Where the A tiles of one step lie.
+  struct WeightTiles {
+    const char* data;
+    int64_t row_bytes;
+    int64_t tile_bytes;
+  };
+
+  template <int kN, int kM>
+  void Step(const WeightTiles& a, const int32_t* b) {
+    const int64_t b_stride = 4 * m_;
+    _tile_loadd(6, b, b_stride);
+    _tile_loadd(4, a.data, a.row_bytes);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (kM == 2) {
+      _tile_loadd(7, b + kTile * args_.layout->packed_words, b_stride);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kN == 2) {
+        _tile_loadd(5, a.data + a.tile_bytes, a.row_bytes);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    } else if constexpr (kN == 2) {
+      _tile_loadd(5, a.data + a.tile_bytes, a.row_bytes);
+      _tile_dpbf16ps(1, 5, 6);
+    }
+  }
+
+  // C register kC [n, m] to the outputs of rows from m on, weight rows from n.
+  template <int kC>
+  void StoreTile(int64_t m, int64_t n) {
+    float* out = args_.out + m * args_.out_stride + n - args_.n_begin;
+    if (m_ == 1) {
+      StoreSums<kC>(out, sizeof(float));
+      return;
+    }
+    alignas(64) int32_t sums[kTileWords], turned[kTileWords];
+    StoreSums<kC>(sums, kGroupBytes);
+    const int32_t* from[kTile];
+    for (int i = 0; i < kTile; ++i) from[i] = sums + i * kTile;
+    Transpose(from, turned);
+    const __mmask16 mask = static_cast<__mmask16>((1u << n_rows_) - 1);
+    for (int i = 0; i < kTile && m + i < args_.rows; ++i) {
+      _mm512_mask_storeu_epi32(out + i * args_.out_stride, mask,
+                               _mm512_load_si512(turned + i * kTile));
+    }
+  }
+
+  const DotPanelArgs& args_;
+  const int64_t groups_;
+  const int64_t whole_groups_;
+  const int64_t row_bytes_;
+  const bool prefetch_;
+  const int m_;           // columns of a B tile
+  int n_rows_ = 0;        // rows of an A tile
+  const int32_t* pairs_;  // [rows / 16, groups, 16 pairs, m_]
+};
+
+}  // namespace
+
+const DotKernels kAmxBf16DotKernels = {
+    kWidenedDotKernels.f32,
+    kWidenedDotKernels.bf16,
+    kWidenedDotKernels.fp8,
+    {2 * kTile, kTile, PackPairs, TilePanel::Run, TilePanel::ScratchFloats}};
+
+}  // namespace ring
