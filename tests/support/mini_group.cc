@@ -99,6 +99,17 @@ struct Rank {
   std::unique_ptr<Engine> engine;
 };
 
+absl::StatusOr<WeightShard> MakeShard(const MiniGroup::Options& options,
+                                      const ModelConfig& config,
+                                      const ShardSpec& spec) {
+  if (options.dummy_weights) {
+    return WeightShard::MakeUp(config, spec, /*seed=*/1, options.threads);
+  }
+  RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                        Checkpoint::Open(options.model_dir));
+  return WeightShard::Load(config, checkpoint, spec, 1);
+}
+
 absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
                    int number, ThreadWorld* world, Rank* rank) {
   RING_ASSIGN_OR_RETURN(Mesh mesh, MakeMesh(config, options.tp * options.dp,
@@ -114,10 +125,7 @@ absl::Status Build(const MiniGroup::Options& options, const ModelConfig& config,
   ShardSpec spec = MakeShardSpec(config, *rank->mesh, *rank->placement);
   spec.decay_mode = options.decay_mode;
   spec.format = options.format;
-  RING_ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                        Checkpoint::Open(options.model_dir));
-  RING_ASSIGN_OR_RETURN(WeightShard shard,
-                        WeightShard::Load(config, checkpoint, spec, 1));
+  RING_ASSIGN_OR_RETURN(WeightShard shard, MakeShard(options, config, spec));
   rank->weights = std::make_unique<WeightShard>(std::move(shard));
   if (options.device != "cpu") {
     RING_RETURN_IF_ERROR(rank->weights->MoveTo(rank->backend.get()));
