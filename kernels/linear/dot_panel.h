@@ -37,27 +37,40 @@ struct DotLayout {
 // n_begin <= n < n_end. Reads no byte of `weight` outside those rows.
 struct DotPanelArgs {
   const DotLayout* layout = nullptr;
-  const int32_t* const* x = nullptr;  // [rows] packed rows
+  const int32_t* x = nullptr;  // the packed block of all rows
   int64_t rows = 0;
   const WeightMatrix* weight = nullptr;
   int64_t n_begin = 0;
   int64_t n_end = 0;
   float* out = nullptr;
   int64_t out_stride = 0;
-  // DotKernel::scratch_floats of them, on a boundary of 64 bytes.
+  // Where weights are decoded once for many rows: DotScratchFloats(layout).
   float* scratch = nullptr;
 };
+
+// Decoded weight rows: as many as fit about half of the second-level cache, a
+// few at least. The padding keeps rows off each other's cache sets.
+inline constexpr int64_t kDecodedPad = 16;
+inline constexpr int64_t kDecodedFloats = 64 * 1024;
+inline constexpr int64_t kMinDecodedRows = 6;
+constexpr int64_t DotScratchFloats(const DotLayout& layout) {
+  const int64_t few = kMinDecodedRows * (layout.packed_words + kDecodedPad);
+  return few > kDecodedFloats ? few : kDecodedFloats;
+}
+
+inline constexpr int kMaxBlockRows = 16;
 
 // One pair of activation and weight types on one instruction set.
 struct DotKernel {
   int group_cols = 0;   // columns of a group
   int group_words = 0;  // 32-bit words that hold them in a packed row
-  // Fills one packed row from `layout.cols` elements of x.
-  void (*pack)(const DotLayout& layout, const void* x, DType x_dtype,
-               int32_t* packed) = nullptr;
+  // Rows that are packed as one, interleaved; a block of one row is not.
+  int block_rows = 1;
+  // Fills rows * layout.packed_words words from `rows` rows of layout.cols
+  // elements each. `rows` is block_rows, or 1 for a block of one row.
+  void (*pack)(const DotLayout& layout, const void* const* x, int64_t rows,
+               DType x_dtype, int32_t* packed) = nullptr;
   void (*panel)(const DotPanelArgs& args) = nullptr;
-  // What panel() needs for `rows` rows.
-  int64_t (*scratch_floats)(const DotLayout& layout, int64_t rows) = nullptr;
 };
 
 // The kernels of one instruction set.

@@ -5,8 +5,8 @@
 //
 // A product of tiles is C [n, m] += A [n, 32 columns] B [16 pairs of columns,
 // m] with n weight rows and m activation rows. A is loaded as weights lie in
-// memory. B needs activations pair by pair: words of 16 packed rows are
-// transposed once a call, and one row alone is in that order already.
+// memory. B needs activations pair by pair: words of 16 rows are transposed
+// when they are packed, and one row alone is in that order already.
 //
 // One accumulator takes the columns of an output in order, 32 a step, whatever
 // is computed beside it: the bits of a row are the same in any batch.
@@ -105,6 +105,33 @@ void Transpose(const int32_t* const (&from)[kTile], int32_t* to) {
   }
 }
 
+// 16 rows of bf16 as the words that B tiles are loaded from: [groups, 16 pairs,
+// 16 rows], zeros behind the last column. One row alone lies pair by pair.
+void PackTiles(const DotLayout& layout, const void* const* x, int64_t rows,
+               DType x_dtype, int32_t* packed) {
+  if (rows == 1) {
+    PackPairs(layout, x, rows, x_dtype, packed);
+    return;
+  }
+  const int32_t* from[kTile];
+  const int64_t whole_groups = layout.cols / (2 * kTile);
+  for (int64_t g = 0; g < whole_groups; ++g, packed += kTileWords) {
+    for (int i = 0; i < kTile; ++i) {
+      from[i] = static_cast<const int32_t*>(x[i]) + g * kTile;
+    }
+    Transpose(from, packed);
+  }
+  const int64_t done = whole_groups * 2 * kTile;
+  if (done == layout.cols) return;
+  int32_t padded[kTileWords] = {};
+  for (int i = 0; i < kTile; ++i) {
+    std::memcpy(padded + i * kTile, static_cast<const uint16_t*>(x[i]) + done,
+                (layout.cols - done) * 2);
+    from[i] = padded + i * kTile;
+  }
+  Transpose(from, packed);
+}
+
 // C register kC to memory; the intrinsic takes nothing but literals.
 template <int kC>
 void StoreSums(void* to, int64_t row_bytes) {
@@ -116,10 +143,6 @@ void StoreSums(void* to, int64_t row_bytes) {
 
 class TilePanel {
  public:
-  static int64_t ScratchFloats(const DotLayout& layout, int64_t rows) {
-    return (rows + kTile - 1) / kTile * kTile * layout.packed_words;
-  }
-
   static void Run(const DotPanelArgs& args) {
     TilePanel panel(args);
     const int64_t whole = (args.n_end - args.n_begin) / kTile * kTile;
@@ -139,29 +162,7 @@ class TilePanel {
         whole_groups_(args.layout->cols / (2 * kTile)),
         row_bytes_(args.weight->row_stride * 2),
         prefetch_(row_bytes_ >= kPageBytes),
-        m_(args.rows == 1 ? 1 : kTile) {
-    if (args.rows == 1) {
-      pairs_ = args.x[0];
-      return;
-    }
-    pairs_ = reinterpret_cast<const int32_t*>(args.scratch);
-    for (int64_t m = 0; m < args.rows; m += kTile) TransposeRows(m);
-  }
-
-  // Up to 16 rows from m on, into the scratch. Those that are missing are
-  // stand-ins, computed and dropped.
-  void TransposeRows(int64_t m) {
-    int32_t* to = reinterpret_cast<int32_t*>(args_.scratch) +
-                  m * args_.layout->packed_words;
-    const int32_t* from[kTile];
-    for (int i = 0; i < kTile; ++i) {
-      from[i] = args_.x[m + i < args_.rows ? m + i : m];
-    }
-    for (int64_t g = 0; g < groups_; ++g, to += kTileWords) {
-      Transpose(from, to);
-      for (int i = 0; i < kTile; ++i) from[i] += kTile;
-    }
-  }
+        m_(args.rows == 1 ? 1 : kTile) {}
 
   // Weight rows [n, n_end) in tiles of n_rows. Up to 16 rows wait for weights
   // from memory or a far cache, which come fastest one tile after the other;
@@ -195,7 +196,7 @@ class TilePanel {
     const int64_t tile_bytes = n_rows_ * row_bytes_;
     const char* a =
         static_cast<const char*>(args_.weight->data) + n * row_bytes_;
-    const int32_t* b = pairs_ + m * args_.layout->packed_words;
+    const int32_t* b = args_.x + m * args_.layout->packed_words;
     const int64_t b_step = kTile * m_;
     _tile_zero(0);
     _tile_zero(1);
@@ -290,9 +291,8 @@ class TilePanel {
   const int64_t whole_groups_;
   const int64_t row_bytes_;
   const bool prefetch_;
-  const int m_;           // columns of a B tile
-  int n_rows_ = 0;        // rows of an A tile
-  const int32_t* pairs_;  // [rows / 16, groups, 16 pairs, m_]
+  const int m_;     // columns of a B tile
+  int n_rows_ = 0;  // rows of an A tile
 };
 
 }  // namespace
@@ -301,6 +301,6 @@ const DotKernels kAmxBf16DotKernels = {
     kWidenedDotKernels.f32,
     kWidenedDotKernels.bf16,
     kWidenedDotKernels.fp8,
-    {2 * kTile, kTile, PackPairs, TilePanel::Run, TilePanel::ScratchFloats}};
+    {2 * kTile, kTile, kTile, PackTiles, TilePanel::Run}};
 
 }  // namespace ring

@@ -36,7 +36,7 @@ const DotKernels kAvx512Bf16DotKernels = {
     kWidenedDotKernels.f32,
     kWidenedDotKernels.bf16,
     kWidenedDotKernels.fp8,
-    {PairMath::kGroupCols, PairMath::kGroupWords, PackPairs,
-     Panel<Bf16Weights, PairMath>::Run, NoScratch}};
+    {PairMath::kGroupCols, PairMath::kGroupWords, 1, PackPairs,
+     Panel<Bf16Weights, PairMath>::Run}};
 
 }  // namespace ring
