@@ -21,6 +21,13 @@ constexpr int64_t kTileWords = 16 * kTile;  // of a whole one
 constexpr int64_t kGroupBytes = 64;         // of a row of A
 // Where the processor's own prefetching ends.
 constexpr int64_t kPageBytes = 4096;
+// Groups of two weight tiles that stay in the first-level cache while many rows
+// pass, and the rows whose sums wait in the scratch meanwhile.
+constexpr int64_t kBlockGroups = 16;
+constexpr int64_t kPassingRows = 256;
+constexpr int64_t kTilesOfAStep = 4;
+static_assert(kPassingRows / (2 * kTile) * kTilesOfAStep * kTileWords <=
+              kDecodedFloats);
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -29,6 +36,9 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {};
   uint8_t rows[16] = {};
 };
+
+// Not std::min: see dot_panel_inl.h.
+inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Tile registers: 0 to 3 are C, 4 and 5 are A, 6 and 7 are B. All C and A have
 // n rows, all B and C have m columns.
@@ -141,6 +151,14 @@ void StoreSums(void* to, int64_t row_bytes) {
   if constexpr (kC == 3) _tile_stored(3, to, row_bytes);
 }
 
+template <int kC>
+void LoadSums(const void* from, int64_t row_bytes) {
+  if constexpr (kC == 0) _tile_loadd(0, from, row_bytes);
+  if constexpr (kC == 1) _tile_loadd(1, from, row_bytes);
+  if constexpr (kC == 2) _tile_loadd(2, from, row_bytes);
+  if constexpr (kC == 3) _tile_loadd(3, from, row_bytes);
+}
+
 class TilePanel {
  public:
   static void Run(const DotPanelArgs& args) {
@@ -173,7 +191,8 @@ class TilePanel {
     while (n < n_end) {
       const int64_t tiles = (n_end - n) / n_rows;
       if (args_.rows <= kTile) {
-        n += Multiply<1, 1>(0, n);
+        Multiply<1, 1>({0, n, 0, groups_, nullptr});
+        n += n_rows;
       } else {
         n += tiles == 1 ? AllRows<1>(n) : AllRows<2>(n);
       }
@@ -183,27 +202,62 @@ class TilePanel {
   // More than 16 rows times kN tiles of weights. Returns the weight rows taken.
   template <int kN>
   int64_t AllRows(int64_t n) {
-    int64_t m = 0;
-    for (; args_.rows - m > kTile; m += 2 * kTile) Multiply<kN, 2>(m, n);
-    if (m < args_.rows) Multiply<kN, 1>(m, n);
+    for (int64_t begin = 0; begin < args_.rows; begin += kPassingRows) {
+      const int64_t end = Min(begin + kPassingRows, args_.rows);
+      int64_t group = 0;
+      do {
+        const int64_t group_end = Min(group + kBlockGroups, groups_);
+        float* sums = args_.scratch;
+        for (int64_t m = begin; m < end; m += 2 * kTile) {
+          const Block block = {m, n, group, group_end, sums};
+          end - m > kTile ? Multiply<kN, 2>(block) : Multiply<kN, 1>(block);
+          sums += kTilesOfAStep * kTileWords;
+        }
+        group = group_end;
+      } while (group < groups_);
+    }
     return kN * n_rows_;
   }
 
-  // 16 kM rows from m on times kN tiles of weights. Returns the weight rows
-  // taken.
+  // What one Multiply computes: rows from m on, weight rows from n on, groups
+  // [group, group_end) of their columns. Sums go through `sums` unless these
+  // are all groups.
+  struct Block {
+    int64_t m;
+    int64_t n;
+    int64_t group;
+    int64_t group_end;
+    float* sums;
+  };
+
+  // 16 kM rows times kN tiles of weights.
   template <int kN, int kM>
-  int64_t Multiply(int64_t m, int64_t n) {
+  void Multiply(const Block& block) {
+    const int64_t m = block.m;
+    const int64_t n = block.n;
     const int64_t tile_bytes = n_rows_ * row_bytes_;
-    const char* a =
-        static_cast<const char*>(args_.weight->data) + n * row_bytes_;
-    const int32_t* b = args_.x + m * args_.layout->packed_words;
+    const char* a = static_cast<const char*>(args_.weight->data) +
+                    n * row_bytes_ + block.group * kGroupBytes;
     const int64_t b_step = kTile * m_;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    const int32_t* b =
+        args_.x + m * args_.layout->packed_words + block.group * b_step;
     asm volatile("" ::: "memory");
-    for (int64_t g = 0; g < whole_groups_; ++g) {
+    if (block.group == 0) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    } else {
+      LoadSums<0>(block.sums, kGroupBytes);
+      if constexpr (kN * kM > 1)
+        LoadSums<1>(block.sums + kTileWords, kGroupBytes);
+      if constexpr (kN * kM > 2) {
+        LoadSums<2>(block.sums + 2 * kTileWords, kGroupBytes);
+        LoadSums<3>(block.sums + 3 * kTileWords, kGroupBytes);
+      }
+    }
+    const int64_t whole_end = Min(block.group_end, whole_groups_);
+    for (int64_t g = block.group; g < whole_end; ++g) {
       if (prefetch_ && m == 0) {
         // The next tiles' bytes at this place, into the second-level cache:
         // the first rows meet weights that lie in memory.
@@ -216,7 +270,7 @@ class TilePanel {
       a += kGroupBytes;
       b += b_step;
     }
-    if (whole_groups_ < groups_) {
+    if (whole_end < block.group_end) {
       // The weights' last columns, with zeros up to a whole group.
       const int64_t rest = args_.layout->cols * 2 - whole_groups_ * kGroupBytes;
       alignas(64) char padded[kN * kTile * kGroupBytes] = {};
@@ -225,6 +279,16 @@ class TilePanel {
       }
       asm volatile("" ::: "memory");
       Step<kN, kM>({padded, kGroupBytes, n_rows_ * kGroupBytes}, b);
+    }
+    if (block.group_end < groups_) {
+      StoreSums<0>(block.sums, kGroupBytes);
+      if constexpr (kN * kM > 1)
+        StoreSums<1>(block.sums + kTileWords, kGroupBytes);
+      if constexpr (kN * kM > 2) {
+        StoreSums<2>(block.sums + 2 * kTileWords, kGroupBytes);
+        StoreSums<3>(block.sums + 3 * kTileWords, kGroupBytes);
+      }
+      return;
     }
     StoreTile<0>(m, n);
     if constexpr (kM == 2) {
@@ -236,7 +300,6 @@ class TilePanel {
     } else if constexpr (kN == 2) {
       StoreTile<1>(m, n + n_rows_);
     }
-    return kN * n_rows_;
   }
 
   // Where the A tiles of one step lie.

@@ -99,9 +99,10 @@ TEST_P(DotProductTest, ReadsAPartOfALargerTensor) {
   }
 }
 
-// Six tiles of rows over more weight bytes than a cache-resident panel has.
+// More rows, outputs and columns than a panel takes in one go.
 TEST_P(DotProductTest, EqualsDoubleWhereThePanelIsSplit) {
   ExpectExact(6, {121, 2048});
+  ExpectExact(290, {35, 1100});
 }
 
 TEST_P(DotProductTest, BitsOfARowDoNotDependOnItsCompany) {
