@@ -17,7 +17,7 @@ fi
 # headers are made for one processor (MPI, gRPC and protobuf's output, oneDNN).
 sources=$(grep -rLE \
   'include ["<](mpi\.h|nccl\.h|kernels/cuda|grpc|proto/|google/protobuf|oneapi/|ring/v1/)' \
-  --include='*.cc' "$@" | grep -vE '_avx[a-z0-9_]*\.cc$' | sort)
+  --include='*.cc' "$@" | grep -vE '_(avx|amx)[a-z0-9_]*\.cc$' | sort)
 
 export compiler
 echo "$sources" | xargs -P "$(nproc)" -I {} sh -c '

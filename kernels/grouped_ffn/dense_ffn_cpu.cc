@@ -13,7 +13,7 @@ namespace {
 // Rows that pass through the block at a time, which bounds the memory.
 constexpr int64_t kRowBlock = 256;
 // Outputs per pass: what an item computes before it writes.
-constexpr int64_t kStrip = 2 * kDotRowAlign;
+constexpr int64_t kStrip = 4 * kDotRowAlign;
 
 // One block of rows on its way through the feed-forward.
 struct RowBlock {
@@ -41,22 +41,15 @@ class DenseFfnRun {
     thread_local Scratch scratch;
     const int64_t words =
         std::max(in_.layout.packed_words, out_.layout.packed_words);
-    int32_t* packed = scratch.Get<int32_t>(block.rows * words);
-    Pack(in_, block.x, block.rows, packed);
+    packed_ = scratch.Get<int32_t>(MaxPackedRows(block.rows) * words);
+    PackRows(in_, {block.x, args_.x_dtype}, block.rows, packed_, pool_);
     GateAndUp(block.rows);
-    Pack(out_, args_.workspace, block.rows, packed);
+    PackRows(out_, {args_.workspace, args_.x_dtype}, block.rows, packed_,
+             pool_);
     Down(block);
   }
 
  private:
-  void Pack(const DotProduct& product, const void* from, int64_t rows,
-            int32_t* packed) {
-    PackRows(product, from, args_.x_dtype, rows, packed, pool_);
-    for (int64_t i = 0; i < rows; ++i) {
-      packed_[i] = packed + i * product.layout.packed_words;
-    }
-  }
-
   // workspace [rows, inter] = silu(x gate^T) * (x up^T)
   void GateAndUp(int64_t rows) {
     const int64_t grain =
@@ -107,9 +100,9 @@ class DenseFfnRun {
   ThreadPool* const pool_;
   const int64_t hidden_;
   const int64_t inter_;
-  const DotProduct in_;   // of gate and up
-  const DotProduct out_;  // of down
-  const int32_t* packed_[kRowBlock];
+  const DotProduct in_;        // of gate and up
+  const DotProduct out_;       // of down
+  int32_t* packed_ = nullptr;  // the rows of the product that is computed
 };
 
 }  // namespace

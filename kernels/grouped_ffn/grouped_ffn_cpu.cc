@@ -11,8 +11,10 @@
 namespace ring {
 namespace {
 
-// Inter columns of one expert that one work item computes.
-constexpr int64_t kInterStrip = 2 * kDotRowAlign;
+// Inter columns of one expert that one work item computes, if few rows chose
+// it. Many rows are packed once for all columns.
+constexpr int64_t kInterStrip = 4 * kDotRowAlign;
+constexpr int64_t kFewRows = 16;
 // At most this many hidden columns make up a work item of the down product.
 constexpr int64_t kMaxHiddenStrip = 4 * kDotRowAlign;
 // Rows of one expert per call of the kernels; bounds the strips' scratch.
@@ -25,16 +27,16 @@ int64_t AlignedBytes(int64_t bytes) { return CeilDiv(bytes, 64) * 64; }
 // here; pairs are numbered expert by expert, rows ascending within one.
 struct Workspace {
   int64_t bytes = 0;
-  int32_t* packed_x = nullptr;    // [rows, packed hidden]
-  int32_t* packed_h = nullptr;    // [pairs, packed inter]
+  int32_t* packed_h = nullptr;    // [packed rows of all experts, packed inter]
   char* h = nullptr;              // [pairs, inter] of x_dtype
   int32_t* pair_of = nullptr;     // [rows, top_k]: the pair, or -1
   int32_t* row_of = nullptr;      // [pairs]
   int32_t* first_pair = nullptr;  // [experts + 1]
-  int32_t* touched = nullptr;     // [experts]: experts that have pairs
+  int64_t* first_packed = nullptr;  // [experts]: the first row in packed_h
+  int32_t* touched = nullptr;       // [experts]: experts that have pairs
 
-  Workspace(void* base, int64_t rows, int64_t top_k, int64_t hidden,
-            int64_t inter, DType x_dtype, int64_t experts) {
+  Workspace(void* base, int64_t rows, int64_t top_k, int64_t inter,
+            DType x_dtype, int64_t experts) {
     char* const begin = static_cast<char*>(base);
     const auto take = [&](auto** part, int64_t count, int64_t element_bytes) {
       *part = reinterpret_cast<std::remove_reference_t<decltype(*part)>>(
@@ -42,12 +44,14 @@ struct Workspace {
       bytes += AlignedBytes(count * element_bytes);
     };
     const int64_t pairs = rows * top_k;
-    take(&packed_x, rows * MaxPackedWords(hidden), 4);
-    take(&packed_h, pairs * MaxPackedWords(inter), 4);
+    const int64_t packed_rows =
+        pairs + std::min(pairs, experts) * (MaxPackedRows(1) - 1);
+    take(&packed_h, packed_rows * MaxPackedWords(inter), 4);
     take(&h, pairs * inter, static_cast<int64_t>(SizeOf(x_dtype)));
     take(&pair_of, pairs, 4);
     take(&row_of, pairs, 4);
     take(&first_pair, experts + 1, 4);
+    take(&first_packed, experts, 8);
     take(&touched, experts, 4);
   }
 };
@@ -61,14 +65,13 @@ class GroupedFfnRun {
         inter_(args.experts[0].gate.rows),
         in_(MakeDotProduct(args.x_dtype, args.experts[0].gate)),
         out_(MakeDotProduct(args.x_dtype, args.experts[0].down)),
-        work_(args.workspace, args.rows, args.top_k, args.hidden, inter_,
-              args.x_dtype, num_experts_) {}
+        work_(args.workspace, args.rows, args.top_k, inter_, args.x_dtype,
+              num_experts_) {}
 
   void Run() {
     GroupPairs();
-    PackRows(in_, args_.x, args_.x_dtype, args_.rows, work_.packed_x, pool_);
     GateAndUp();
-    PackRows(out_, work_.h, args_.x_dtype, num_pairs_, work_.packed_h, pool_);
+    PackInner();
     DownAndCombine();
   }
 
@@ -105,40 +108,77 @@ class GroupedFfnRun {
 
   // h[pair] = silu(x gate^T) * (x up^T), an item being a strip of one expert.
   void GateAndUp() {
-    const int64_t strips = CeilDiv(inter_, kInterStrip);
+    const int64_t strip =
+        num_pairs_ > kFewRows * num_touched_ ? inter_ : kInterStrip;
+    const int64_t strips = CeilDiv(inter_, strip);
     const int64_t items = num_touched_ * strips;
     const int64_t macs = 2 * num_pairs_ * inter_ * args_.hidden;
     pool_->ParallelFor(items, DotGrain(items, macs, 1),
                        [&](int64_t begin, int64_t end) {
                          for (int64_t item = begin; item < end; ++item) {
-                           GateAndUpStrip(work_.touched[item / strips],
-                                          item % strips * kInterStrip);
+                           const int64_t n = item % strips * strip;
+                           GateAndUpStrip(work_.touched[item / strips], n,
+                                          std::min(strip, inter_ - n));
                          }
                        });
   }
 
-  void GateAndUpStrip(int32_t expert, int64_t n) {
-    thread_local Scratch scratch;
+  void GateAndUpStrip(int32_t expert, int64_t n, int64_t count) {
+    thread_local Scratch sums;
+    thread_local Scratch packed;
     const GatedMlpWeights& weights = args_.experts[expert];
-    const int64_t count = std::min(kInterStrip, inter_ - n);
     const int64_t end = work_.first_pair[expert + 1];
     for (int64_t pair = work_.first_pair[expert]; pair < end;
          pair += kRowChunk) {
       const int64_t rows = std::min(kRowChunk, end - pair);
-      float* gate = scratch.Get<float>(2 * rows * kInterStrip);
-      float* up = gate + rows * kInterStrip;
-      const int32_t* x[kRowChunk];
-      for (int64_t i = 0; i < rows; ++i) {
-        x[i] =
-            work_.packed_x + work_.row_of[pair + i] * in_.layout.packed_words;
-      }
-      MultiplyRows(in_, x, rows, weights.gate, n, n + count, gate, kInterStrip);
-      MultiplyRows(in_, x, rows, weights.up, n, n + count, up, kInterStrip);
-      SwiGluRows(gate, up, rows, count, kInterStrip, args_.x_dtype,
+      int32_t* const x =
+          packed.Get<int32_t>(MaxPackedRows(rows) * in_.layout.packed_words);
+      PackRows(in_, {args_.x, args_.x_dtype, work_.row_of + pair}, rows, x,
+               nullptr);
+      float* const gate = sums.Get<float>(2 * rows * count);
+      float* const up = gate + rows * count;
+      MultiplyRows(in_, x, rows, weights.gate, n, n + count, gate, count);
+      MultiplyRows(in_, x, rows, weights.up, n, n + count, up, count);
+      SwiGluRows(gate, up, rows, count, count, args_.x_dtype,
                  work_.h + (pair * inter_ + n) *
                                static_cast<int64_t>(SizeOf(args_.x_dtype)),
                  inter_);
     }
+  }
+
+  // packed_h of all experts, every chunk of rows a block.
+  void PackInner() {
+    int64_t next = 0;
+    for (int64_t t = 0; t < num_touched_; ++t) {
+      const int32_t expert = work_.touched[t];
+      work_.first_packed[expert] = next;
+      next += PackedRows(out_, NumPairs(expert));
+    }
+    const int64_t row_bytes =
+        inter_ * static_cast<int64_t>(SizeOf(args_.x_dtype));
+    pool_->ParallelFor(
+        num_touched_, DotGrain(num_touched_, num_pairs_ * inter_, 1),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t t = begin; t < end; ++t) {
+            const int32_t expert = work_.touched[t];
+            for (int64_t row = 0; row < NumPairs(expert); row += kRowChunk) {
+              const int64_t pair = work_.first_pair[expert] + row;
+              PackRows(out_, {work_.h + pair * row_bytes, args_.x_dtype},
+                       std::min(kRowChunk, NumPairs(expert) - row),
+                       PackedInner(expert, row), nullptr);
+            }
+          }
+        });
+  }
+
+  int64_t NumPairs(int32_t expert) const {
+    return work_.first_pair[expert + 1] - work_.first_pair[expert];
+  }
+
+  // The block of an expert's rows from `row` on, a multiple of kRowChunk.
+  int32_t* PackedInner(int32_t expert, int64_t row) const {
+    return work_.packed_h +
+           (work_.first_packed[expert] + row) * out_.layout.packed_words;
   }
 
   // An item is a strip of hidden columns over all touched experts, so that it
@@ -163,16 +203,12 @@ class GroupedFfnRun {
     float* z = scratch.Get<float>(num_pairs_ * count);  // [pairs, count]
     for (int64_t t = 0; t < num_touched_; ++t) {
       const int32_t expert = work_.touched[t];
-      const int64_t end = work_.first_pair[expert + 1];
-      for (int64_t pair = work_.first_pair[expert]; pair < end;
-           pair += kRowChunk) {
-        const int64_t rows = std::min(kRowChunk, end - pair);
-        const int32_t* h[kRowChunk];
-        for (int64_t i = 0; i < rows; ++i) {
-          h[i] = work_.packed_h + (pair + i) * out_.layout.packed_words;
-        }
-        MultiplyRows(out_, h, rows, args_.experts[expert].down, n, n + count,
-                     z + pair * count, count);
+      const int64_t pairs = NumPairs(expert);
+      for (int64_t row = 0; row < pairs; row += kRowChunk) {
+        MultiplyRows(out_, PackedInner(expert, row),
+                     std::min(kRowChunk, pairs - row),
+                     args_.experts[expert].down, n, n + count,
+                     z + (work_.first_pair[expert] + row) * count, count);
       }
     }
     for (int64_t row = 0; row < args_.rows; ++row) {
@@ -204,7 +240,7 @@ int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
                                  int64_t inter, DType x_dtype,
                                  int64_t num_experts) {
   return std::max(
-      Workspace(nullptr, rows, top_k, hidden, inter, x_dtype, num_experts)
+      Workspace(nullptr, rows, top_k, inter, x_dtype, num_experts)
           .bytes,
       cuda::PromptWorkspaceBytes(rows, top_k, hidden, inter, num_experts));
 }

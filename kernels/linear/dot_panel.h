@@ -37,7 +37,7 @@ struct DotLayout {
 // n_begin <= n < n_end. Reads no byte of `weight` outside those rows.
 struct DotPanelArgs {
   const DotLayout* layout = nullptr;
-  const int32_t* const* x = nullptr;  // [rows] packed rows
+  const int32_t* x = nullptr;  // the packed block of all rows
   int64_t rows = 0;
   const WeightMatrix* weight = nullptr;
   int64_t n_begin = 0;
@@ -58,13 +58,18 @@ constexpr int64_t DotScratchFloats(const DotLayout& layout) {
   return few > kDecodedFloats ? few : kDecodedFloats;
 }
 
+inline constexpr int kMaxBlockRows = 16;
+
 // One pair of activation and weight types on one instruction set.
 struct DotKernel {
   int group_cols = 0;   // columns of a group
   int group_words = 0;  // 32-bit words that hold them in a packed row
-  // Fills one packed row from `layout.cols` elements of x.
-  void (*pack)(const DotLayout& layout, const void* x, DType x_dtype,
-               int32_t* packed) = nullptr;
+  // Rows that are packed as one, interleaved; a block of one row is not.
+  int block_rows = 1;
+  // Fills rows * layout.packed_words words from `rows` rows of layout.cols
+  // elements each. `rows` is block_rows, or 1 for a block of one row.
+  void (*pack)(const DotLayout& layout, const void* const* x, int64_t rows,
+               DType x_dtype, int32_t* packed) = nullptr;
   void (*panel)(const DotPanelArgs& args) = nullptr;
 };
 
@@ -83,5 +88,6 @@ extern const DotKernels kPortableDotKernels;
 extern const DotKernels kAvx2DotKernels;
 extern const DotKernels kAvx512DotKernels;
 extern const DotKernels kAvx512Bf16DotKernels;
+extern const DotKernels kAmxBf16DotKernels;
 
 }  // namespace ring

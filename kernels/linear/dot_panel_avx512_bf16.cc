@@ -7,23 +7,10 @@
 namespace ring {
 namespace {
 
-// Packed rows keep bf16 in column order, two to a word, like the weights.
+// On rows of PackPairs.
 struct PairMath {
   static constexpr int kGroupCols = kLanes * 2;
   static constexpr int kGroupWords = kLanes;
-
-  // x_dtype is bf16 here.
-  static void Pack(const DotLayout& layout, const void* x, DType,
-                   int32_t* packed) {
-    for (int64_t s = 0; s < layout.segments; ++s) {
-      const int64_t begin = SegmentBegin(layout, s);
-      const int64_t cols = SegmentEnd(layout, s) - begin;
-      int32_t* to = packed + SegmentWord(layout, s);
-      std::memset(to, 0,
-                  (cols + kGroupCols - 1) / kGroupCols * kGroupWords * 4);
-      std::memcpy(to, static_cast<const uint16_t*>(x) + begin, cols * 2);
-    }
-  }
 
   template <int kM, int kN>
   static inline __attribute__((always_inline)) void Step(
@@ -46,7 +33,10 @@ struct PairMath {
 }  // namespace
 
 const DotKernels kAvx512Bf16DotKernels = {
-    kWidenedDotKernels.f32, kWidenedDotKernels.bf16, kWidenedDotKernels.fp8,
-    MakeDotKernel<Bf16Weights, PairMath>()};
+    kWidenedDotKernels.f32,
+    kWidenedDotKernels.bf16,
+    kWidenedDotKernels.fp8,
+    {PairMath::kGroupCols, PairMath::kGroupWords, 1, PackPairs,
+     Panel<Bf16Weights, PairMath>::Run}};
 
 }  // namespace ring

@@ -145,8 +145,9 @@ struct WidenedMath {
   static constexpr int kGroupCols = kLanes * Weights::kParts;
   static constexpr int kGroupWords = kGroupCols;
 
-  static void Pack(const DotLayout& layout, const void* x, DType x_dtype,
-                   int32_t* packed) {
+  static void Pack(const DotLayout& layout, const void* const* row, int64_t,
+                   DType x_dtype, int32_t* packed) {
+    const void* const x = row[0];
     for (int64_t s = 0; s < layout.segments; ++s) {
       const int64_t end = SegmentEnd(layout, s);
       uint32_t* to =
@@ -196,6 +197,20 @@ struct WidenedMath {
     }
   }
 };
+
+// bf16 activations in column order, two to a word, like bf16 weights; groups of
+// 32 columns. x is bf16.
+[[maybe_unused]] inline void PackPairs(const DotLayout& layout,
+                                       const void* const* row, int64_t, DType,
+                                       int32_t* packed) {
+  for (int64_t s = 0; s < layout.segments; ++s) {
+    const int64_t begin = SegmentBegin(layout, s);
+    const int64_t cols = SegmentEnd(layout, s) - begin;
+    int32_t* to = packed + SegmentWord(layout, s);
+    std::memset(to, 0, (cols + 31) / 32 * 64);
+    std::memcpy(to, static_cast<const uint16_t*>(row[0]) + begin, cols * 2);
+  }
+}
 
 // The loops of one call, down to tiles of rows x weight rows.
 template <typename Weights, typename Math>
@@ -316,7 +331,8 @@ class Panel {
       const int32_t* x[kM];
       const char* w[kN];
       for (int i = 0; i < kM; ++i) {
-        x[i] = args.x[strip.m + i] + SegmentWord(layout, s);
+        x[i] = args.x + (strip.m + i) * layout.packed_words +
+               SegmentWord(layout, s);
       }
       for (int r = 0; r < kN; ++r) {
         w[r] = row_data[r] + begin * Weights::kBytes;
@@ -444,7 +460,7 @@ class Fp8Panel {
 
 template <typename Weights, typename Math>
 constexpr DotKernel MakeDotKernel() {
-  return {Math::kGroupCols, Math::kGroupWords, Math::Pack,
+  return {Math::kGroupCols, Math::kGroupWords, 1, Math::Pack,
           Panel<Weights, Math>::Run};
 }
 
@@ -452,7 +468,7 @@ constexpr DotKernels kWidenedDotKernels = {
     MakeDotKernel<F32Weights, WidenedMath<F32Weights>>(),
     MakeDotKernel<Bf16Weights, WidenedMath<Bf16Weights>>(),
     {WidenedMath<Fp8Weights>::kGroupCols, WidenedMath<Fp8Weights>::kGroupWords,
-     WidenedMath<Fp8Weights>::Pack, Fp8Panel::Run},
+     1, WidenedMath<Fp8Weights>::Pack, Fp8Panel::Run},
     {}};
 
 }  // namespace

@@ -17,6 +17,27 @@ constexpr int64_t kGrainMacs = 64 * 1024;
 constexpr int64_t kPackGrainElements = 64 * 1024;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+
+const DotKernels& KernelsOf(CpuIsa isa) {
+#if defined(__x86_64__)
+  switch (isa) {
+    case CpuIsa::kPortable:
+      break;
+    case CpuIsa::kAvx2:
+      return kAvx2DotKernels;
+    case CpuIsa::kAvx512:
+      return kAvx512DotKernels;
+    case CpuIsa::kAvx512Bf16:
+      return kAvx512Bf16DotKernels;
+    case CpuIsa::kAmxBf16:
+      return kAmxBf16DotKernels;
+  }
+#else
+  RING_CHECK(isa == CpuIsa::kPortable) << Name(isa);
+#endif
+  return kPortableDotKernels;
+}
 
 const DotKernel& KernelOf(const DotKernels& kernels, DType x_dtype,
                           DType weight_dtype) {
@@ -42,7 +63,7 @@ DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
   RING_CHECK(x_dtype == DType::kBFloat16 || x_dtype == DType::kFloat32)
       << Name(x_dtype);
   DotProduct product;
-  product.kernel = &KernelOf(DotKernelsOf(isa), x_dtype, weight.dtype);
+  product.kernel = &KernelOf(KernelsOf(isa), x_dtype, weight.dtype);
   const DotKernel& kernel = *product.kernel;
   DotLayout& layout = product.layout;
   layout.cols = weight.cols;
@@ -73,26 +94,45 @@ DotProduct MakeDotProduct(DType x_dtype, const WeightMatrix& weight,
   return product;
 }
 
-void PackRows(const DotProduct& product, const void* x, DType x_dtype,
-              int64_t rows, int32_t* packed, ThreadPool* pool) {
-  const DotLayout& layout = product.layout;
-  const int64_t row_bytes = layout.cols * static_cast<int64_t>(SizeOf(x_dtype));
-  const int64_t grain = kPackGrainElements / (layout.cols + 1) + 1;
-  pool->ParallelFor(rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      product.kernel->pack(layout, static_cast<const char*>(x) + i * row_bytes,
-                           x_dtype, packed + i * layout.packed_words);
-    }
-  });
+int64_t PackedRows(const DotProduct& product, int64_t rows) {
+  return rows <= 1 ? rows : RoundUp(rows, product.kernel->block_rows);
 }
 
-void MultiplyRows(const DotProduct& product, const int32_t* const* x,
+void PackRows(const DotProduct& product, const RowSource& source, int64_t rows,
+              int32_t* packed, ThreadPool* pool) {
+  const DotLayout& layout = product.layout;
+  const char* const x = static_cast<const char*>(source.x);
+  const int64_t row_bytes =
+      layout.cols * static_cast<int64_t>(SizeOf(source.dtype));
+  const int64_t step = rows == 1 ? 1 : product.kernel->block_rows;
+  const auto pack = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin * step; row < end * step; row += step) {
+      const void* from[kMaxBlockRows];
+      for (int64_t i = 0; i < step; ++i) {
+        // Rows that are missing are stand-ins, computed and dropped.
+        const int64_t r = std::min(row + i, rows - 1);
+        from[i] = x + (source.index ? source.index[r] : r) * row_bytes;
+      }
+      product.kernel->pack(layout, from, step, source.dtype,
+                           packed + row * layout.packed_words);
+    }
+  };
+  const int64_t blocks = CeilDiv(rows, step);
+  if (pool == nullptr) {
+    pack(0, blocks);
+    return;
+  }
+  pool->ParallelFor(blocks, kPackGrainElements / (step * (layout.cols + 1)) + 1,
+                    pack);
+}
+
+void MultiplyRows(const DotProduct& product, const int32_t* packed,
                   int64_t rows, const WeightMatrix& weight, int64_t n_begin,
                   int64_t n_end, float* out, int64_t out_stride) {
   if (rows == 0) return;
   DotPanelArgs args;
   args.layout = &product.layout;
-  args.x = x;
+  args.x = packed;
   args.rows = rows;
   args.weight = &weight;
   args.n_begin = n_begin;
@@ -107,7 +147,7 @@ void MultiplyRows(const DotProduct& product, const int32_t* const* x,
 int64_t DotGrain(int64_t items, int64_t macs, int64_t align) {
   if (items == 0) return align;
   const int64_t macs_per_item = macs / items + 1;
-  return CeilDiv(CeilDiv(kGrainMacs, macs_per_item), align) * align;
+  return RoundUp(CeilDiv(kGrainMacs, macs_per_item), align);
 }
 
 }  // namespace ring

@@ -29,8 +29,8 @@ struct LinearArgs {
 // (tensor_gemm.h).
 namespace cpu {
 void Linear(const LinearArgs& args, ThreadPool* pool);
-// The instruction set that the streaming kernels use here: "avx512_bf16",
-// "avx512", "avx2" or "portable".
+// The instruction set that the streaming kernels use here, as
+// Name(ActiveCpuIsa()).
 const char* LinearIsaName();
 }  // namespace cpu
 namespace cuda {

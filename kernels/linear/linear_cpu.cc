@@ -2,11 +2,11 @@
 
 #include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/linear/cpu_isa.h"
 #include "kernels/linear/dnnl_gemm.h"
 #include "kernels/linear/dot_product.h"
 #include "kernels/linear/linear.h"
 #include "kernels/linear/scratch.h"
+#include "kernels/simd/isa.h"
 
 namespace ring::cpu {
 namespace {
@@ -17,9 +17,9 @@ constexpr int64_t kRowBlock = 256;
 constexpr int64_t kNarrowStrip = 4 * kDotRowAlign;
 
 // y[i][n] for n in [n_begin, n_end); y is [rows, weight.rows] of y_dtype.
-void StoreProducts(const DotProduct& product, const int32_t* const* x,
-                   int64_t rows, const WeightMatrix& weight, int64_t n_begin,
-                   int64_t n_end, DType y_dtype, void* y) {
+void StoreProducts(const DotProduct& product, const int32_t* x, int64_t rows,
+                   const WeightMatrix& weight, int64_t n_begin, int64_t n_end,
+                   DType y_dtype, void* y) {
   if (y_dtype == DType::kFloat32) {
     MultiplyRows(product, x, rows, weight, n_begin, n_end,
                  static_cast<float*>(y) + n_begin, weight.rows);
@@ -58,26 +58,25 @@ void DotLinear(const LinearArgs& args, ThreadPool* pool) {
   const DotProduct product = MakeDotProduct(args.x_dtype, weight);
   const int64_t words = product.layout.packed_words;
   thread_local Scratch scratch;
-  int32_t* packed =
-      scratch.Get<int32_t>(std::min(args.rows, kRowBlock) * words);
-  const int32_t* x[kRowBlock];
+  int32_t* packed = scratch.Get<int32_t>(
+      MaxPackedRows(std::min(args.rows, kRowBlock)) * words);
   for (int64_t row = 0; row < args.rows; row += kRowBlock) {
     const int64_t rows = std::min(kRowBlock, args.rows - row);
     const LinearArgs block = RowsOf(args, row, row + rows);
-    PackRows(product, block.x, args.x_dtype, rows, packed, pool);
-    for (int64_t i = 0; i < rows; ++i) x[i] = packed + i * words;
+    PackRows(product, {block.x, args.x_dtype}, rows, packed, pool);
     pool->ParallelFor(
         weight.rows,
         DotGrain(weight.rows, rows * weight.rows * weight.cols, kDotRowAlign),
         [&](int64_t begin, int64_t end) {
-          StoreProducts(product, x, rows, weight, begin, end, args.y_dtype,
+          StoreProducts(product, packed, rows, weight, begin, end, args.y_dtype,
                         block.y);
         });
   }
 }
 
-// The library's bf16 product where the processor has instructions for it.
-// Other types take the dot kernels, which never narrow a factor.
+// The library's bf16 product where the processor has instructions for it but no
+// tiles: with those our kernels are faster, as they leave the weights as they
+// lie. Other types take the dot kernels, which never narrow a factor.
 bool PrefersLibrary(const LinearArgs& args) {
   return args.x_dtype == DType::kBFloat16 &&
          args.weight.dtype == DType::kBFloat16 && args.weight.cols > 0 &&

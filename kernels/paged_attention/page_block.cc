@@ -12,6 +12,11 @@ namespace {
 
 using simd::FloatVec;
 
+// Queries of the largest block whose sums fit the registers: 16 sums of 32
+// registers with AVX-512, 8 of 16 otherwise.
+template <int kLanes>
+inline constexpr int kMostQueries = kLanes == 16 ? 8 : 4;
+
 RING_INLINE float Widen(float x) { return x; }
 RING_INLINE float Widen(BFloat16 x) { return ToFloat(x); }
 
@@ -48,7 +53,7 @@ struct ScoresKernel {
         for (int t = 0; t < kTokens; ++t) {
           simd::Load<kLanes>(k + t * dim + d, key[t]);
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int i = 0; i < kQueries; ++i) {
           FloatVec<kLanes> query;
           simd::Load<kLanes>(q + i * dim + d, query);
@@ -78,6 +83,10 @@ struct ScoresKernel {
   template <int kLanes>
   RING_INLINE static void Run(const PageBlock* block) {
     int query = 0;
+    for (; query + kMostQueries<kLanes> <= block->queries;
+         query += kMostQueries<kLanes>) {
+      QueryBlock<kLanes, kMostQueries<kLanes>>(*block, query);
+    }
     for (; query + 4 <= block->queries; query += 4) {
       QueryBlock<kLanes, 4>(*block, query);
     }
@@ -101,9 +110,9 @@ struct ValuesKernel {
     float* const o = b.o + int64_t{first_query} * dim + column;
     const T* v = static_cast<const T*>(b.v) + column;
     FloatVec<kLanes> sums[kQueries][kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) {
         simd::Load<kLanes>(o + i * dim + c * kLanes, sums[i][c]);
       }
@@ -113,21 +122,21 @@ struct ValuesKernel {
     for (int token = 0; token < b.tokens; ++token, v += dim) {
       if (fetch_ahead) PrefetchRows<T>(b.next_k, token, 1, dim);
       FloatVec<kLanes> value[kVectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) {
         simd::Load<kLanes>(v + c * kLanes, value[c]);
       }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int i = 0; i < kQueries; ++i) {
         const FloatVec<kLanes> weight =
             FloatVec<kLanes>{} + weights[i * kPageTokens + token];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int c = 0; c < kVectors; ++c) sums[i][c] += weight * value[c];
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < kQueries; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int c = 0; c < kVectors; ++c) {
         simd::Store<kLanes>(sums[i][c], o + i * dim + c * kLanes);
       }
@@ -137,7 +146,7 @@ struct ValuesKernel {
   template <int kLanes, int kQueries>
   RING_INLINE static void QueryBlock(const PageBlock& b, int first_query) {
     // Few queries take wide blocks, to have enough sums in flight.
-    constexpr int kVectors = kQueries == 4 ? 2 : 4;
+    constexpr int kVectors = kQueries >= 4 ? 2 : 4;
     int column = 0;
     for (; column + kVectors * kLanes <= b.head_dim;
          column += kVectors * kLanes) {
@@ -162,6 +171,10 @@ struct ValuesKernel {
   template <int kLanes>
   RING_INLINE static void Run(const PageBlock* block) {
     int query = 0;
+    for (; query + kMostQueries<kLanes> <= block->queries;
+         query += kMostQueries<kLanes>) {
+      QueryBlock<kLanes, kMostQueries<kLanes>>(*block, query);
+    }
     for (; query + 4 <= block->queries; query += 4) {
       QueryBlock<kLanes, 4>(*block, query);
     }

@@ -1,4 +1,5 @@
-// One function body, built for several instruction sets, chosen at run time.
+// Which vector instructions this process uses, and one function body built for
+// several of them, chosen at run time.
 //
 //   struct AddKernel {
 //     template <int kLanes>
@@ -16,17 +17,33 @@
 
 #define RING_INLINE inline __attribute__((always_inline))
 
-namespace ring::simd {
+namespace ring {
 
-enum class Isa {
-  kPortable,  // 4 fp32 lanes: SSE2, NEON
-  kAvx2,      // 8 lanes, with FMA
-  kAvx512,    // 16 lanes: F, BW, DQ, VL
+// In ascending order; each includes the ones before it.
+enum class CpuIsa {
+  kPortable,    // 4 fp32 lanes: SSE2, NEON
+  kAvx2,        // 8 lanes, with FMA
+  kAvx512,      // 16 lanes: F, BW, DQ, VL
+  kAvx512Bf16,  // the same, and products of bf16 pairs
+  kAmxBf16,     // the same, and products of bf16 tiles
 };
 
-// The one that ActiveCpuIsa (kernels/linear/cpu_isa.h) allows.
-Isa ActiveIsa();
+inline constexpr CpuIsa kAllCpuIsas[] = {CpuIsa::kPortable, CpuIsa::kAvx2,
+                                         CpuIsa::kAvx512, CpuIsa::kAvx512Bf16,
+                                         CpuIsa::kAmxBf16};
 
+// "portable", "avx2", "avx512", "avx512_bf16" or "amx_bf16".
+const char* Name(CpuIsa isa);
+
+// The highest one that this build and this processor have.
+CpuIsa DetectCpuIsa();
+
+// DetectCpuIsa(), or what the environment variable RING_CPU_ISA names. A name
+// that is unknown or beyond the processor is logged once and ignored. Decided
+// on the first call. Thread-safe.
+CpuIsa ActiveCpuIsa();
+
+namespace simd {
 namespace internal {
 
 #if defined(__x86_64__)
@@ -45,15 +62,15 @@ __attribute__((target("avx2,fma"))) void RunAvx2(Args... args) {
 }  // namespace internal
 
 // Calls Kernel::Run<lanes>(args...) as built for `isa`. Arguments are copied:
-// pass pointers and numbers.
+// pass pointers and numbers. REQUIRES: isa <= DetectCpuIsa().
 template <typename Kernel, typename... Args>
-void DispatchTo([[maybe_unused]] Isa isa, Args... args) {
+void DispatchTo([[maybe_unused]] CpuIsa isa, Args... args) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) {
+  if (isa >= CpuIsa::kAvx512) {
     internal::RunAvx512<Kernel, Args...>(args...);
     return;
   }
-  if (isa == Isa::kAvx2) {
+  if (isa == CpuIsa::kAvx2) {
     internal::RunAvx2<Kernel, Args...>(args...);
     return;
   }
@@ -63,7 +80,8 @@ void DispatchTo([[maybe_unused]] Isa isa, Args... args) {
 
 template <typename Kernel, typename... Args>
 void Dispatch(Args... args) {
-  DispatchTo<Kernel, Args...>(ActiveIsa(), args...);
+  DispatchTo<Kernel, Args...>(ActiveCpuIsa(), args...);
 }
 
-}  // namespace ring::simd
+}  // namespace simd
+}  // namespace ring

@@ -92,10 +92,10 @@ struct SmallGemmKernel {
 
 }  // namespace
 
-void SmallGemm(Isa isa, const SmallGemmArgs& args) {
+void SmallGemm(CpuIsa isa, const SmallGemmArgs& args) {
   DispatchTo<SmallGemmKernel>(isa, &args);
 }
 
-void SmallGemm(const SmallGemmArgs& args) { SmallGemm(ActiveIsa(), args); }
+void SmallGemm(const SmallGemmArgs& args) { SmallGemm(ActiveCpuIsa(), args); }
 
 }  // namespace ring::simd

@@ -25,6 +25,6 @@ struct SmallGemmArgs {
 
 void SmallGemm(const SmallGemmArgs& args);
 // The build for one instruction set, which the processor must have.
-void SmallGemm(Isa isa, const SmallGemmArgs& args);
+void SmallGemm(CpuIsa isa, const SmallGemmArgs& args);
 
 }  // namespace ring::simd

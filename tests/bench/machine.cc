@@ -1,9 +1,12 @@
 #include "tests/bench/machine.h"
 
-#include <atomic>
-#include <map>
-#include <vector>
+#include <sys/mman.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <map>
+
+#include "kernels/base/check.h"
 #include "kernels/base/thread_pool.h"
 
 namespace ring {
@@ -31,20 +34,41 @@ Pair SumOf(const Pair* data, int64_t count) {
   return total;
 }
 
+// kBytes of it, on huge pages like the weights of a model.
+class Memory {
+ public:
+  Memory() : data_(static_cast<Pair*>(std::aligned_alloc(kHugePage, kBytes))) {
+    RING_CHECK(data_ != nullptr);
+    madvise(data_, kBytes, MADV_HUGEPAGE);
+    std::fill_n(data_, count(), Pair{1, 2});
+  }
+  ~Memory() { std::free(data_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  Pair* data() const { return data_; }
+  int64_t count() const { return kBytes / static_cast<int64_t>(sizeof(Pair)); }
+
+ private:
+  static constexpr int64_t kHugePage = int64_t{2} << 20;
+  Pair* const data_;
+};
+
 }  // namespace
 
 double ReadBandwidth(ThreadPool* pool) {
   static std::map<int, double> remembered;
   double& best = remembered[pool->threads()];
   if (best > 0) return best;
-  const std::vector<Pair> data(kBytes / sizeof(Pair), Pair{1, 2});
-  const int64_t count = static_cast<int64_t>(data.size());
+  const Memory memory;
+  const Pair* const data = memory.data();
+  const int64_t count = memory.count();
   std::atomic<uint64_t> sink{0};
   const auto measure = [&](auto sum_of) {
     for (int pass = 0; pass < kPasses; ++pass) {
       const auto start = std::chrono::steady_clock::now();
       pool->ParallelFor(count, 1 << 16, [&](int64_t begin, int64_t end) {
-        const Pair sum = sum_of(data.data() + begin, end - begin);
+        const Pair sum = sum_of(data + begin, end - begin);
         sink.fetch_add(sum[0] ^ sum[1], std::memory_order_relaxed);
       });
       const std::chrono::duration<double> elapsed =
@@ -61,8 +85,9 @@ double UpdateBandwidth(ThreadPool* pool) {
   static std::map<int, double> remembered;
   double& best = remembered[pool->threads()];
   if (best > 0) return best;
-  std::vector<Pair> data(kBytes / sizeof(Pair), Pair{1, 2});
-  const int64_t count = static_cast<int64_t>(data.size());
+  const Memory memory;
+  Pair* const data = memory.data();
+  const int64_t count = memory.count();
   for (int pass = 0; pass < kPasses; ++pass) {
     const auto start = std::chrono::steady_clock::now();
     pool->ParallelFor(count, 1 << 16, [&](int64_t begin, int64_t end) {

@@ -148,7 +148,7 @@ class Group(Program):
              "--mca", "orte_tmpdir_base", folders.files, "-np", str(ranks),
              os.path.join(BIN, "ring-worker"), "--coordinator", coordinator,
              "--model", model, "--tp", str(tp), "--incident-file",
-             self.incident_file, *SMALL_GROUP, *options],
+             self.incident_file, *options],
             {**environment, "RING_GROUP": self.id})
 
     def rank_pids(self):
@@ -257,10 +257,11 @@ class Cluster:
     def address(self):
         return self.coordinator.address
 
-    def start_group(self, *options, ranks=4, tp=2, model=TINY):
+    def start_group(self, *options, ranks=4, tp=2, model=TINY,
+                    limits=SMALL_GROUP):
         """Does not wait: see wait_serving and Group.wait_joined."""
-        group = Group(self.address, ranks, tp, model, options, self.folders,
-                      self.environment)
+        group = Group(self.address, ranks, tp, model, [*limits, *options],
+                      self.folders, self.environment)
         self.groups.append(group)
         return group
 

@@ -27,6 +27,7 @@ class MiniGroup {
     DType activation_dtype = DType::kFloat32;
     Scheduler::ExchangePolicy exchange = Scheduler::ExchangePolicy::kAuto;
     WeightFormat format = WeightFormat::kAsStored;
+    bool dummy_weights = false;  // model_dir then needs no more than a config
     DecayMode decay_mode = DecayMode::kIndex;
     int max_sequences = 8;
     int64_t kv_tokens = 16384;

@@ -10,6 +10,25 @@
 
 namespace ring {
 
+namespace {
+
+absl::StatusOr<WeightShard> MakeShard(const MiniGroup::Options& options,
+                                      const ModelConfig& config,
+                                      const ShardSpec& spec, Backend* backend) {
+  const bool on_host = options.device == "cpu" && !options.load_on_backend;
+  if (options.dummy_weights) {
+    constexpr uint64_t kSeed = 1;
+    return on_host ? WeightShard::MakeUp(config, spec, kSeed, options.threads)
+                   : WeightShard::MakeUpOn(config, spec, kSeed, backend);
+  }
+  RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                        Checkpoint::Open(options.model_dir));
+  return on_host ? WeightShard::Load(config, checkpoint, spec, 1)
+                 : WeightShard::LoadOn(config, checkpoint, spec, 2, backend);
+}
+
+}  // namespace
+
 absl::Status BuildTestRank(const MiniGroup::Options& options,
                            const ModelConfig& config, int number,
                            const ConnectRank& connect, TestRank* rank) {
@@ -26,13 +45,8 @@ absl::Status BuildTestRank(const MiniGroup::Options& options,
   ShardSpec spec = MakeShardSpec(config, *rank->mesh, *rank->placement);
   spec.decay_mode = options.decay_mode;
   spec.format = options.format;
-  RING_ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                        Checkpoint::Open(options.model_dir));
-  const bool on_host = options.device == "cpu" && !options.load_on_backend;
   RING_ASSIGN_OR_RETURN(WeightShard shard,
-                        on_host ? WeightShard::Load(config, checkpoint, spec, 1)
-                                : WeightShard::LoadOn(config, checkpoint, spec,
-                                                      2, rank->backend.get()));
+                        MakeShard(options, config, spec, rank->backend.get()));
   rank->weights = std::make_unique<WeightShard>(std::move(shard));
 
   BlockCommunicator::Options communicator;

@@ -21,8 +21,7 @@ struct Case {
 
 std::vector<Case> AllCases() {
   std::vector<Case> cases;
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                     CpuIsa::kAvx512Bf16}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     if (isa > DetectCpuIsa()) break;
     for (DType x : {DType::kFloat32, DType::kBFloat16}) {
       for (DType w : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
@@ -40,27 +39,22 @@ std::string CaseName(const testing::TestParamInfo<Case>& info) {
 
 // out [x rows in `which`, weight rows]
 std::vector<float> Multiply(const Case& c, const TestRows& x,
-                            const std::vector<int64_t>& which,
+                            const std::vector<int32_t>& which,
                             const WeightMatrix& w) {
-  ThreadPool pool(1);
   const DotProduct product = MakeDotProduct(c.x_dtype, w, c.isa);
-  const int64_t words = product.layout.packed_words;
-  std::vector<int32_t> packed(which.size() * words);
-  std::vector<const int32_t*> rows;
-  for (int64_t i : which) {
-    int32_t* row = packed.data() + rows.size() * words;
-    PackRows(product, x.row(i), c.x_dtype, 1, row, &pool);
-    rows.push_back(row);
-  }
-  std::vector<float> out(which.size() * w.rows, -1.0f);
-  MultiplyRows(product, rows.data(), static_cast<int64_t>(which.size()), w, 0,
-               w.rows, out.data(), w.rows);
+  const int64_t rows = static_cast<int64_t>(which.size());
+  std::vector<int32_t> packed(PackedRows(product, rows) *
+                              product.layout.packed_words);
+  PackRows(product, {x.data(), c.x_dtype, which.data()}, rows, packed.data(),
+           nullptr);
+  std::vector<float> out(rows * w.rows, -1.0f);
+  MultiplyRows(product, packed.data(), rows, w, 0, w.rows, out.data(), w.rows);
   return out;
 }
 
-std::vector<int64_t> FirstRows(int64_t rows) {
-  std::vector<int64_t> which;
-  for (int64_t i = 0; i < rows; ++i) which.push_back(i);
+std::vector<int32_t> FirstRows(int64_t rows) {
+  std::vector<int32_t> which;
+  for (int64_t i = 0; i < rows; ++i) which.push_back(static_cast<int32_t>(i));
   return which;
 }
 
@@ -90,7 +84,7 @@ TEST_P(DotProductTest, EqualsDoubleForAnyNumberOfColumns) {
 }
 
 TEST_P(DotProductTest, EqualsDoubleForAnyNumberOfRowsAndOutputs) {
-  for (int64_t rows : {1, 2, 3, 4, 5, 7, 17}) {
+  for (int64_t rows : {1, 2, 3, 4, 5, 7, 16, 17, 33}) {
     for (int64_t outputs : {1, 2, 3, 8, 23, 25, 49}) {
       ExpectExact(rows, {outputs, 130});
     }
@@ -105,9 +99,10 @@ TEST_P(DotProductTest, ReadsAPartOfALargerTensor) {
   }
 }
 
-// Six tiles of rows over more weight bytes than a cache-resident panel has.
+// More rows, outputs and columns than a panel takes in one go.
 TEST_P(DotProductTest, EqualsDoubleWhereThePanelIsSplit) {
   ExpectExact(6, {121, 2048});
+  ExpectExact(290, {35, 1100});
 }
 
 TEST_P(DotProductTest, BitsOfARowDoNotDependOnItsCompany) {
@@ -117,12 +112,13 @@ TEST_P(DotProductTest, BitsOfARowDoNotDependOnItsCompany) {
   const TestRows x(c.x_dtype, kRows, w.view().cols, 4);
   std::vector<std::vector<float>> alone;
   for (int64_t i = 0; i < kRows; ++i) {
-    alone.push_back(Multiply(c, x, {i}, w.view()));
+    alone.push_back(Multiply(c, x, {static_cast<int32_t>(i)}, w.view()));
   }
   for (int64_t rows = 1; rows <= kRows; ++rows) {
     // The rows that end with the last one, in reverse order.
-    std::vector<int64_t> which;
-    for (int64_t i = 0; i < rows; ++i) which.push_back(kRows - 1 - i);
+    std::vector<int32_t> which;
+    for (int64_t i = 0; i < rows; ++i)
+      which.push_back(static_cast<int32_t>(kRows - 1 - i));
     const std::vector<float> out = Multiply(c, x, which, w.view());
     for (int64_t i = 0; i < rows; ++i) {
       for (int64_t n = 0; n < w.view().rows; ++n) {
@@ -150,8 +146,7 @@ INSTANTIATE_TEST_SUITE_P(All, DotProductTest, testing::ValuesIn(AllCases()),
 
 // Every FP8 code against every part of a word, alone in its row.
 TEST(Fp8WeightsTest, EveryCodeIsDecodedExactly) {
-  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512,
-                     CpuIsa::kAvx512Bf16}) {
+  for (CpuIsa isa : kAllCpuIsas) {
     if (isa > DetectCpuIsa()) break;
     constexpr int64_t kCols = 67;
     std::vector<Float8E4M3> codes(256 * kCols);

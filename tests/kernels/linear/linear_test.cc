@@ -6,7 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/base/thread_pool.h"
-#include "kernels/linear/cpu_isa.h"
+#include "kernels/simd/isa.h"
 #include "tests/kernels/linear/test_matrix.h"
 
 namespace ring {
