@@ -61,6 +61,27 @@ inline void CheckLaunch(const char* kernel) {
       << kernel << ": " << cudaGetErrorString(error);
 }
 
+// Launches a kernel that may start while the one before it in the stream still
+// runs. It calls cudaGridDependencySynchronize before it touches anything that
+// an earlier kernel wrote, reads or still has to read; what loading put into
+// memory, weights above all, it may fetch before.
+template <typename... Params, typename... Args>
+void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
+                     size_t shared_bytes, const Stream* stream,
+                     const Args&... args) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream->get();
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  RING_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
+}
+
 // Number of blocks of `size` that cover n, as a grid dimension.
 inline unsigned Blocks(int64_t n, int64_t size) {
   const int64_t blocks = (n + size - 1) / size;

@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(kThreads, 8)
   __shared__ __align__(16) float qk[2][kDim];
   __shared__ __align__(16) float v[kColumns];
   __shared__ __align__(16) float partial[kThreads / kWarp][kColumns];
-  LaunchDependents();
+  cudaTriggerProgrammaticLaunchCompletion();
   const int head = blockIdx.x / (kDim / kColumns);
   const int column = blockIdx.x % (kDim / kColumns) * kColumns;
   const int segment = blockIdx.y;

@@ -14,14 +14,16 @@ namespace {
 
 constexpr int kFinishThreads = 256;
 
+// For the rows of segments before end_segment.
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kFinishThreads)
     FinishRows(LightningAttentionArgs args, int end_segment) {
   __shared__ float shared[kFinishThreads / kWarp];
   const int64_t row = blockIdx.x;
   const int segment = SegmentOfRow(args.segments, row);
-  // Also where there is nothing to do: the next kernel waits for this one alone.
-  WaitForPrimary();
+  // Also where there is nothing to do: the next kernel waits for this one
+  // alone.
+  cudaGridDependencySynchronize();
   if (segment < 0 || segment >= end_segment) return;
   const int64_t width = int64_t{args.num_heads} * args.head_dim;
   const int64_t group_width = width / max(args.groups, 1);
@@ -55,25 +57,6 @@ __global__ void __launch_bounds__(kFinishThreads)
   }
 }
 
-// For the rows of segments before end_segment. Its blocks may be there before
-// the kernel that leaves the outputs is done.
-template <typename T, typename Out>
-void LaunchFinish(const LightningAttentionArgs& args, int end_segment,
-                  Stream* stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(Blocks(args.rows, 1),
-                        static_cast<unsigned>(std::max(args.groups, 1)));
-  config.blockDim = dim3(kFinishThreads);
-  config.stream = stream->get();
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  RING_CUDA_CHECK(
-      cudaLaunchKernelEx(&config, FinishRows<T, Out>, args, end_segment));
-}
-
 }  // namespace
 
 void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
@@ -92,10 +75,13 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
   const bool finished =
       segments.num_segments > decode && LightningPromptSegments(args, stream);
   if (finished && decode == 0) return;
+  const int end_segment = finished ? decode : segments.num_segments;
+  const dim3 grid(Blocks(args.rows, 1),
+                  static_cast<unsigned>(std::max(args.groups, 1)));
   WithFloatType(args.qkv_dtype, [&](auto type) {
     WithFloatType(args.out_dtype, [&](auto out) {
-      LaunchFinish<decltype(type), decltype(out)>(
-          args, finished ? decode : segments.num_segments, stream);
+      LaunchDependent(FinishRows<decltype(type), decltype(out)>, grid,
+                      dim3(kFinishThreads), 0, stream, args, end_segment);
     });
   });
 }

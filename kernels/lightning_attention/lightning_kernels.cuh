@@ -22,15 +22,6 @@ bool LightningPromptGroups(const LightningAttentionArgs& args, Stream* stream);
 void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
                       Stream* stream);
 
-// A kernel that is launched early waits for the one before it, which may say
-// that from here on it need not be alone.
-__device__ inline void LaunchDependents() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-__device__ inline void WaitForPrimary() {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
 // Where the state of the block of rows that begins at `row` lies in the
 // workspace, behind the outputs. Blocks of segments that have several begin at
 // least block_rows apart, but the last of one segment and the first of the next
