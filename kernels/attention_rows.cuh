@@ -124,18 +124,17 @@ __device__ inline void StoreFour(const float (&x)[4], BFloat16* to) {
   *reinterpret_cast<uint2*>(to) = {PackBf16(x[0], x[1]), PackBf16(x[2], x[3])};
 }
 
-// A head held by kLanes lanes: x[j] of a lane are elements HeadColumn(j) +
-// 0..3.
-inline constexpr int kHeadLanes = 8;  // where nothing speaks for another number
-template <int kLanes = kHeadLanes>
+// A head held by 8 lanes: x[j] of a lane are elements HeadColumn(j) + 0..3. So
+// a warp prepares 4 heads at a time.
+inline constexpr int kHeadLanes = 8;
 __device__ inline int HeadColumn(int j) {
-  return (j * kLanes + static_cast<int>(threadIdx.x) % kLanes) * 4;
+  return static_cast<int>(threadIdx.x % kHeadLanes) * 4 + j * kHeadLanes * 4;
 }
 
-template <int kLanes = kHeadLanes, int kParts, typename T>
+template <int kParts, typename T>
 __device__ inline void LoadHeadPart(const T* head, float (&x)[kParts][4]) {
 #pragma unroll
-  for (int j = 0; j < kParts; ++j) LoadFour(head + HeadColumn<kLanes>(j), x[j]);
+  for (int j = 0; j < kParts; ++j) LoadFour(head + HeadColumn(j), x[j]);
 }
 
 template <int kParts>
@@ -150,7 +149,7 @@ __device__ inline void Silu(float (&x)[kParts][4]) {
 // Norm (skipped if `weight` is null) and rotation of x, which was loaded from
 // `head`. The other halves of the rotated pairs are loaded once more, from the
 // first-level cache. REQUIRES: half % 4 == 0.
-template <int kLanes = kHeadLanes, int kParts, typename T>
+template <int kParts, typename T>
 __device__ inline void NormAndRotatePart(const T* head, const float* weight,
                                          float eps, const float* cos,
                                          const float* sin, int half, bool silu,
@@ -164,21 +163,21 @@ __device__ inline void NormAndRotatePart(const T* head, const float* weight,
       for (int e = 0; e < 4; ++e) squares += x[j][e] * x[j][e];
     }
 #pragma unroll
-    for (int offset = 1; offset < kLanes; offset *= 2) {
+    for (int offset = 1; offset < kHeadLanes; offset *= 2) {
       squares += __shfl_xor_sync(kAllLanes, squares, offset);
     }
-    scale = InverseRms(squares, 4 * kLanes * kParts, eps);
+    scale = InverseRms(squares, 4 * kHeadLanes * kParts, eps);
 #pragma unroll
     for (int j = 0; j < kParts; ++j) {
       float w[4];
-      LoadFour(weight + HeadColumn<kLanes>(j), w);
+      LoadFour(weight + HeadColumn(j), w);
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[j][e] *= scale * w[e];
     }
   }
 #pragma unroll
   for (int j = 0; j < kParts; ++j) {
-    const int i = HeadColumn<kLanes>(j);
+    const int i = HeadColumn(j);
     if (i >= 2 * half) continue;
     const bool upper = i >= half;
     const int angle = upper ? i - half : i;

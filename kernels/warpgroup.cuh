@@ -27,10 +27,10 @@ __device__ inline int SlabIndex(int rows, int row, int column) {
          (column % kSlabColumns / 8 ^ row % 8) * 8 + column % 8;
 }
 
-// A factor whose 16 values per row or column of D lie side by side in a slab
-// (k-th step of 16: 32 k bytes from the start of a row), or, if it is read "by
-// rows" (B) or "by columns" (A), in 16 rows below each other (k-th step: 16 k
-// rows); then slab_bytes is the distance to the next 64 rows or columns of D.
+// A right factor B [16, N]. Either its columns are rows of a slab (k-th step of
+// 16: 32 k bytes from their start); or, read "by rows", its rows are (k-th
+// step: 16 k rows on), and slab_bytes is the distance to the next 64 columns of
+// D.
 __device__ inline uint64_t DescribeSlab(uint32_t address, int slab_bytes = 16) {
   return (uint64_t{1} << 62) |
          (static_cast<uint64_t>(kSlabAlignment >> 4) << 32) |
@@ -38,9 +38,8 @@ __device__ inline uint64_t DescribeSlab(uint32_t address, int slab_bytes = 16) {
          ((address & 0x3ffff) >> 4);
 }
 
-// MultiplyGroup: d = A B, plus d if `add`. B [16, N] is in shared memory.
-
-// A [64, 16] from registers, as the fragments of mma.m16n8k16 of four warps.
+// d = A B, plus d if `add`. A [64, 16] is in registers, the fragments A of four
+// warps; B [16, N] in shared memory, read by rows if kByRows.
 template <bool kByRows>
 __device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
                                      bool add, float (&d)[32]) {
@@ -63,7 +62,6 @@ __device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
         "r"(static_cast<int>(add)), "n"(kByRows ? 1 : 0));
 }
 
-// A [64, 16] from registers, as the fragments of mma.m16n8k16 of four warps.
 template <bool kByRows>
 __device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
                                      bool add, float (&d)[64]) {
@@ -96,79 +94,6 @@ __device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
         "r"(static_cast<int>(add)), "n"(kByRows ? 1 : 0));
 }
 
-// A [64, 16] from shared memory, by columns if kAByColumns.
-template <bool kAByColumns, bool kByRows>
-__device__ inline void MultiplyGroup(uint64_t a, uint64_t b, bool add,
-                                     float (&d)[16]) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %18, 0; "
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, "
-      "%8, %9, %10, %11, %12, %13, %14, %15}, "
-      "%16, %17, p, 1, 1, %19, %20;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-        "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]),
-        "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kAByColumns ? 1 : 0),
-        "n"(kByRows ? 1 : 0));
-}
-
-// A [64, 16] from shared memory, by columns if kAByColumns.
-template <bool kAByColumns, bool kByRows>
-__device__ inline void MultiplyGroup(uint64_t a, uint64_t b, bool add,
-                                     float (&d)[32]) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %34, 0; "
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, "
-      "%8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, "
-      "%24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, p, 1, 1, %35, %36;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-        "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]),
-        "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]),
-        "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]),
-        "+f"(d[31])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kAByColumns ? 1 : 0),
-        "n"(kByRows ? 1 : 0));
-}
-
-// A [64, 16] from shared memory, by columns if kAByColumns.
-template <bool kAByColumns, bool kByRows>
-__device__ inline void MultiplyGroup(uint64_t a, uint64_t b, bool add,
-                                     float (&d)[64]) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.b32 p, %66, 0; "
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, "
-      "%8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, "
-      "%24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, "
-      "%40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, "
-      "%56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, %67, %68;}"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-        "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]),
-        "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-        "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]),
-        "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]),
-        "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-        "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-        "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]),
-        "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
-        "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]),
-        "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(kAByColumns ? 1 : 0),
-        "n"(kByRows ? 1 : 0));
-}
-
 // Before products whose registers were written, and at the end of a group.
 __device__ inline void FenceGroup() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -191,14 +116,6 @@ __device__ inline void WaitForGroups(float (&sums)[kCount]) {
 // follows.
 __device__ inline void FenceShared() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-// Barriers of a part of the block, 1 to 15; `threads` of it take part.
-__device__ inline void WaitAtBarrier(int barrier, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-__device__ inline void ArriveAtBarrier(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 }  // namespace ring::cuda

@@ -6,6 +6,7 @@
 // state is on its way, D / 4 threads each prepare q and k of a row, 8 its
 // columns of v. Shared memory: 2 D floats and the partial sums of 4 warps,
 // under 2 KiB. Bound: memory, every state read and written once.
+#include "kernels/attention_rows.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/lightning_attention/lightning_kernels.cuh"
 
@@ -103,13 +104,13 @@ __device__ void PrepareRow(const LightningAttentionArgs& args, int64_t row,
 }
 
 template <typename T, int kDim>
-__global__ void __launch_bounds__(kThreads, 8)
+__global__ void __launch_bounds__(kThreads, 7)
     AdvanceStates(LightningAttentionArgs args) {
   constexpr int kPasses = kDim / kRowStride;
   __shared__ __align__(16) float qk[2][kDim];
   __shared__ __align__(16) float v[kColumns];
   __shared__ __align__(16) float partial[kThreads / kWarp][kColumns];
-  LaunchDependents();
+  cudaTriggerProgrammaticLaunchCompletion();
   const int head = blockIdx.x / (kDim / kColumns);
   const int column = blockIdx.x % (kDim / kColumns) * kColumns;
   const int segment = blockIdx.y;

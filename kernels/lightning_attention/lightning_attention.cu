@@ -1,5 +1,4 @@
-// Dispatch; group norm and gate of rows whose outputs were left in the
-// workspace.
+// Dispatch; group norm and gate.
 //
 // FinishRows: a block owns one norm group of one row, a thread 4 of its
 // elements at a time. Bound: memory.
@@ -16,13 +15,14 @@ constexpr int kFinishThreads = 256;
 
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kFinishThreads)
-    FinishRows(LightningAttentionArgs args, int end_segment) {
+    FinishRows(LightningAttentionArgs args) {
   __shared__ float shared[kFinishThreads / kWarp];
   const int64_t row = blockIdx.x;
   const int segment = SegmentOfRow(args.segments, row);
-  // Also where there is nothing to do: the next kernel waits for this one alone.
-  WaitForPrimary();
-  if (segment < 0 || segment >= end_segment) return;
+  // Also where there is nothing to do: the next kernel waits for this one
+  // alone.
+  cudaGridDependencySynchronize();
+  if (segment < 0) return;
   const int64_t width = int64_t{args.num_heads} * args.head_dim;
   const int64_t group_width = width / max(args.groups, 1);
   const float* const o = args.workspace + row * width;
@@ -55,25 +55,6 @@ __global__ void __launch_bounds__(kFinishThreads)
   }
 }
 
-// For the rows of segments before end_segment. Its blocks may be there before
-// the kernel that leaves the outputs is done.
-template <typename T, typename Out>
-void LaunchFinish(const LightningAttentionArgs& args, int end_segment,
-                  Stream* stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(Blocks(args.rows, 1),
-                        static_cast<unsigned>(std::max(args.groups, 1)));
-  config.blockDim = dim3(kFinishThreads);
-  config.stream = stream->get();
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  RING_CUDA_CHECK(
-      cudaLaunchKernelEx(&config, FinishRows<T, Out>, args, end_segment));
-}
-
 }  // namespace
 
 void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
@@ -87,15 +68,16 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
       << "head_dim " << args.head_dim;
   RING_CHECK_EQ(args.rope.half % 4, 0);
   if (args.rows == 0 || segments.num_segments == 0) return;
-  const int decode = segments.num_decode_segments;
-  if (decode > 0) LightningDecodeSegments(args, stream);
-  const bool finished =
-      segments.num_segments > decode && LightningPromptSegments(args, stream);
-  if (finished && decode == 0) return;
+  if (segments.num_decode_segments > 0) LightningDecodeSegments(args, stream);
+  if (segments.num_segments > segments.num_decode_segments) {
+    LightningPromptSegments(args, stream);
+  }
+  const dim3 grid(Blocks(args.rows, 1),
+                  static_cast<unsigned>(std::max(args.groups, 1)));
   WithFloatType(args.qkv_dtype, [&](auto type) {
     WithFloatType(args.out_dtype, [&](auto out) {
-      LaunchFinish<decltype(type), decltype(out)>(
-          args, finished ? decode : segments.num_segments, stream);
+      LaunchDependent(FinishRows<decltype(type), decltype(out)>, grid,
+                      dim3(kFinishThreads), 0, stream, args);
     });
   });
 }

@@ -10,7 +10,6 @@
 //   WalkChunks<..., false>: what a block alone adds to a state of zero
 //   StartStates: from these, the state at which every block starts
 //   WalkChunks<..., true>: outputs of a block, and the segment's last state
-// Heads of 128 with a bf16 result take prefill_group.cu's form of WalkChunks.
 //
 // WalkChunks: a block of D / 16 warps owns one head and one block of rows and
 // keeps the transposed state in registers as sums in fp32: warp w has 16
@@ -19,11 +18,14 @@
 // way to shared memory. Products that enter the state take k and v as pairs of
 // bf16 (high and rest, 16 bits of mantissa, 3 products); the others do so too
 // if the result is fp32 (kExact), else they take bf16. Shared memory for D =
-// 128 and an fp32 result: 120 KiB. StartStates: a thread owns 4 elements of one
-// head's state in all blocks of a segment. Bound: memory; k and v are read
-// twice if the segment is cut.
+// 128: 69 KiB without outputs, 95 KiB for a bf16 result (two blocks a
+// multiprocessor), 121 KiB for fp32. Bound: latency, with a third of the issue
+// slots and half of the memory's bandwidth in use; k and v are read twice if
+// the segment is cut. StartStates: a thread owns 4 elements of one head's state
+// in all blocks of a segment.
 #include <type_traits>
 
+#include "kernels/attention_rows.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/lightning_attention/lightning_kernels.cuh"
 #include "kernels/tensor_core.cuh"
@@ -34,6 +36,18 @@ namespace {
 constexpr int kChunk = 64;
 constexpr int kPad = 8;  // elements: keeps rows apart in the banks
 constexpr int kScanThreads = 256;
+
+// Where the state of the block of rows that begins at `row` lies in the
+// workspace, behind the outputs. Blocks of segments that have several begin at
+// least block_rows apart, but the last of one segment and the first of the next
+// may be closer.
+__device__ float* BlockState(const LightningAttentionArgs& args, int block_rows,
+                             int64_t row, bool first_of_segment, int head) {
+  const int64_t slot = row / block_rows * 2 + (first_of_segment ? 1 : 0);
+  return args.workspace +
+         (args.rows + (slot * args.head_dim)) * args.num_heads * args.head_dim +
+         int64_t{head} * args.head_dim * args.head_dim;
+}
 
 // A chunk of one head, with zeros behind the segment's last row.
 template <int kDim>
@@ -472,20 +486,8 @@ void LaunchWalk(const LightningAttentionArgs& args, int block_rows,
   CheckLaunch("WalkChunks");
 }
 
-template <typename T, int kDim, bool kExact>
-void Launch(const LightningAttentionArgs& args, Stream* stream) {
-  const int block_rows = LightningBlockRows(args.num_heads);
-  if (args.rows > block_rows) {
-    LaunchWalk<T, kDim, false, false>(args, block_rows, stream);
-    StartBlockStates(args, block_rows, stream);
-  }
-  LaunchWalk<T, kDim, kExact, true>(args, block_rows, stream);
-}
-
-}  // namespace
-
-void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
-                      Stream* stream) {
+void LaunchStart(const LightningAttentionArgs& args, int block_rows,
+                 Stream* stream) {
   const int64_t elements = int64_t{args.head_dim} * args.head_dim;
   const dim3 grid(Blocks(elements, 4 * kScanThreads),
                   static_cast<unsigned>(args.num_heads),
@@ -495,23 +497,35 @@ void StartBlockStates(const LightningAttentionArgs& args, int block_rows,
   CheckLaunch("StartStates");
 }
 
-bool LightningPromptSegments(const LightningAttentionArgs& args,
+template <typename T, int kDim, bool kExact>
+void Launch(const LightningAttentionArgs& args, Stream* stream) {
+  const int block_rows = LightningBlockRows(args.num_heads);
+  if (args.rows > block_rows) {
+    LaunchWalk<T, kDim, false, false>(args, block_rows, stream);
+    LaunchStart(args, block_rows, stream);
+  }
+  LaunchWalk<T, kDim, kExact, true>(args, block_rows, stream);
+}
+
+}  // namespace
+
+void LightningPromptSegments(const LightningAttentionArgs& args,
                              Stream* stream) {
   const bool exact = args.out_dtype == DType::kFloat32;
-  if (args.head_dim == 128 && !exact) {
-    return LightningPromptGroups(args, stream);
-  }
   WithFloatType(args.qkv_dtype, [&](auto type) {
     using T = decltype(type);
-    if (args.head_dim == 128) {
-      Launch<T, 128, true>(args, stream);
+    if (args.head_dim == 64) {
+      if (exact) {
+        Launch<T, 64, true>(args, stream);
+      } else {
+        Launch<T, 64, false>(args, stream);
+      }
     } else if (exact) {
-      Launch<T, 64, true>(args, stream);
+      Launch<T, 128, true>(args, stream);
     } else {
-      Launch<T, 64, false>(args, stream);
+      Launch<T, 128, false>(args, stream);
     }
   });
-  return false;
 }
 
 }  // namespace ring::cuda

@@ -255,6 +255,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, 4)
   __shared__ float max_shared[kWarps][kHeads];
   __shared__ float sum_shared[kWarps][kHeads];
   __shared__ __align__(16) float o_shared[kWarps][kHeads][kDim];
+  cudaTriggerProgrammaticLaunchCompletion();
   const StepSegments& s = args.segments;
   const int segment = blockIdx.z;
   const int group = args.num_heads / args.num_kv_heads;
@@ -369,6 +370,9 @@ __global__ void __launch_bounds__(kDim)
   constexpr int kLines = 4;
   __shared__ __align__(16) float o_shared[kLines][kDim];
   __shared__ float sum_shared[kLines];
+  // Also where there is nothing to do: the next kernel waits for this one
+  // alone.
+  cudaGridDependencySynchronize();
   const StepSegments& s = args.segments;
   const int64_t row = blockIdx.x / args.num_heads;
   const int segment = SegmentOfRow(s, row);
@@ -436,10 +440,9 @@ void Launch(const PagedAttentionArgs& args, Stream* stream) {
                   static_cast<unsigned>(segments));
   AttendParts<T, kDim><<<grid, kWarps * kWarp, 0, stream->get()>>>(args, parts);
   CheckLaunch("AttendParts");
-  MergeParts<kDim>
-      <<<Blocks(parts.rows * args.num_heads, 1), kDim, 0, stream->get()>>>(
-          args, parts);
-  CheckLaunch("MergeParts");
+  LaunchDependent(MergeParts<kDim>,
+                  dim3(Blocks(parts.rows * args.num_heads, 1)), dim3(kDim), 0,
+                  stream, args, parts);
 }
 
 }  // namespace

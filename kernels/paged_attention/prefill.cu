@@ -5,14 +5,14 @@
 // AttendTiles: a block of 2 warpgroups owns one KV head and 128 queries:
 // consecutive rows of a segment times the G heads that share the KV head, query
 // n = row * G + head. It walks the segment's pages from the first to the one of
-// its last row, one page a step, with the running maximum and sum of every
+// its last row, two pages a step, with the running maximum and sum of every
 // query. Warpgroup w owns queries 64 w to 64 w + 63: their scores and outputs
-// are accumulators of wgmma.m64n64k16 and m64nDk16, the queries and the weights
-// its left factors in registers. The scores of the next page are computed while
-// the weights of this one multiply its values; pages are fetched two steps
-// ahead. Blocks that see the most pages start first. Shared memory: the queries
-// and three pages of keys and values in bf16, in slabs, 129 KiB for D = 128.
-// Bound: FLOP.
+// are accumulators of wgmma.m64n128k16 and m64nDk16, the queries and the
+// weights its left factors in registers. The scores of the next step are
+// computed while the weights of this one multiply its values; the pages after
+// are on their way. Blocks that see the most pages start first. Shared memory:
+// the queries and two steps of keys and values in bf16, in slabs, 161 KiB for D
+// = 128. Bound: FLOP.
 #include "kernels/cuda_stream.cuh"
 #include "kernels/paged_attention/paged_kernels.cuh"
 #include "kernels/warpgroup.cuh"
@@ -23,15 +23,17 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kQueries = 128;     // of a block
 constexpr int kWarpQueries = 16;  // of a warp
-constexpr int kStages = 3;
+constexpr int kStages = 2;
+constexpr int kStepPages = 2;
+constexpr int kStepTokens = kStepPages * kPageTokens;
 constexpr int kUnit = 8;  // elements of 16 bytes
-constexpr int kSlabBytes = kPageTokens * kSlabRowBytes;
-constexpr int kTokenTiles = kPageTokens / 8;
+constexpr int kSlabBytes = kStepTokens * kSlabRowBytes;
+constexpr int kTokenTiles = kStepTokens / 8;
 
 template <int kDim>
 struct Shared {
-  BFloat16 k[kStages][kPageTokens * kDim];
-  BFloat16 v[kStages][kPageTokens * kDim];
+  BFloat16 k[kStages][kStepTokens * kDim];
+  BFloat16 v[kStages][kStepTokens * kDim];
   BFloat16 q[kQueries * kDim];
 };
 
@@ -66,20 +68,27 @@ __device__ void LoadQueries(const PagedAttentionArgs& args, int64_t first_row,
   }
 }
 
-// Starts the copies of a page's keys or values; tokens from `tokens` on become
-// zeros.
+// Starts the copies of the keys or values of one step, of which `tokens` count;
+// the others become zeros.
 template <int kDim>
-__device__ void CopyPage(const void* pages, int64_t offset, int tokens,
+__device__ void CopyStep(const PagedAttentionArgs& args, const void* pages,
+                         const int32_t* page_ids, int tokens, int kv_head,
                          BFloat16* to) {
   constexpr int kRowUnits = kDim / kUnit;
-  const BFloat16* const from = static_cast<const BFloat16*>(pages) + offset;
 #pragma unroll
-  for (int i = 0; i < kPageTokens * kRowUnits / kThreads; ++i) {
-    const int unit = i * kThreads + threadIdx.x;
-    const int row = unit / kRowUnits;
-    const int column = unit % kRowUnits * kUnit;
-    CopyAsync(SharedAddress(to + SlabIndex(kPageTokens, row, column)),
-              from + unit * kUnit, row < tokens);
+  for (int page = 0; page < kStepPages; ++page) {
+    const int left = tokens - page * kPageTokens;
+    const BFloat16* const from =
+        static_cast<const BFloat16*>(pages) +
+        PageOffset(args, page_ids[left > 0 ? page : 0], kv_head);
+#pragma unroll
+    for (int i = 0; i < kPageTokens * kRowUnits / kThreads; ++i) {
+      const int unit = i * kThreads + threadIdx.x;
+      const int row = unit / kRowUnits;
+      const int place = SlabIndex(kStepTokens, page * kPageTokens + row,
+                                  unit % kRowUnits * kUnit);
+      CopyAsync(SharedAddress(to + place), from + unit * kUnit, row < left);
+    }
   }
 }
 
@@ -92,7 +101,7 @@ struct Running {
 };
 
 // Turns the scores of a page into weights.
-__device__ inline void TakeScores(float (&score)[kPageTokens / 2],
+__device__ inline void TakeScores(float (&score)[kStepTokens / 2],
                                   Running* running) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -119,10 +128,10 @@ __device__ inline void TakeScores(float (&score)[kPageTokens / 2],
 }
 
 // Weights as left factors of 16 tokens each.
-__device__ inline void PackWeights(const float (&weight)[kPageTokens / 2],
-                                   uint32_t (&packed)[kPageTokens / 16][4]) {
+__device__ inline void PackWeights(const float (&weight)[kStepTokens / 2],
+                                   uint32_t (&packed)[kStepTokens / 16][4]) {
 #pragma unroll
-  for (int t = 0; t < kPageTokens / 16; ++t) {
+  for (int t = 0; t < kStepTokens / 16; ++t) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       packed[t][i] = PackBf16(weight[8 * t + 2 * i], weight[8 * t + 2 * i + 1]);
@@ -134,7 +143,7 @@ __device__ inline void PackWeights(const float (&weight)[kPageTokens / 2],
 template <int kDim>
 __device__ void StartScores(const uint32_t (&q)[kDim / 16][4],
                             const BFloat16* k,
-                            float (&score)[kPageTokens / 2]) {
+                            float (&score)[kStepTokens / 2]) {
   const uint32_t address = SharedAddress(k);
   FenceGroup();
 #pragma unroll
@@ -148,12 +157,12 @@ __device__ void StartScores(const uint32_t (&q)[kDim / 16][4],
 
 // o += weight V, under way on return.
 template <int kDim>
-__device__ void StartOutputs(const uint32_t (&weight)[kPageTokens / 16][4],
+__device__ void StartOutputs(const uint32_t (&weight)[kStepTokens / 16][4],
                              const BFloat16* v, float (&o)[kDim / 2]) {
   const uint32_t address = SharedAddress(v);
   FenceGroup();
 #pragma unroll
-  for (int t = 0; t < kPageTokens / 16; ++t) {
+  for (int t = 0; t < kStepTokens / 16; ++t) {
     MultiplyGroup<true>(
         weight[t], DescribeSlab(address + t * 2 * kSlabAlignment, kSlabBytes),
         true, o);
@@ -178,21 +187,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int64_t first_row = s.row_begin[tile.segment] + int64_t{first};
   const int first_position = s.position[tile.segment] + first;
   const int length = first_position + rows;
-  const int pages = (length + kPageTokens - 1) / kPageTokens;
+  const int steps = (length + kStepTokens - 1) / kStepTokens;
   const int32_t* const page_ids = PagesOf(args, tile.segment);
   const int heads = args.num_heads / args.num_kv_heads;
   const int lane = threadIdx.x % kWarp;
   const int first_query = threadIdx.x / kWarp * kWarpQueries;
 
-  // Group of copies j holds keys of page j and values of page j - 1.
+  // Group of copies j holds the keys of step j and the values of step j - 1.
   const auto copy_group = [&](int j) {
-    if (j < pages) {
-      CopyPage<kDim>(args.k_pages, PageOffset(args, page_ids[j], kv_head),
-                     length - j * kPageTokens, shared->k[j % kStages]);
+    if (j < steps) {
+      CopyStep<kDim>(args, args.k_pages, page_ids + j * kStepPages,
+                     length - j * kStepTokens, kv_head, shared->k[j % kStages]);
     }
-    if (j > 0 && j <= pages) {
-      CopyPage<kDim>(args.v_pages, PageOffset(args, page_ids[j - 1], kv_head),
-                     length - (j - 1) * kPageTokens,
+    if (j > 0 && j <= steps) {
+      CopyStep<kDim>(args, args.v_pages, page_ids + (j - 1) * kStepPages,
+                     length - (j - 1) * kStepTokens, kv_head,
                      shared->v[(j - 1) % kStages]);
     }
     CommitCopies();
@@ -218,22 +227,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int r = 0; r < 2; ++r) {
     position[r] = first_position + (first_query + r * 8 + lane / 4) / heads;
   }
-  const auto hide = [&](int page, float(&score)[kPageTokens / 2]) {
-    if ((page + 1) * kPageTokens - 1 <= first_position) return;
+  const auto hide = [&](int step, float(&score)[kStepTokens / 2]) {
+    if ((step + 1) * kStepTokens - 1 <= first_position) return;
 #pragma unroll
     for (int t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int token = page * kPageTokens + t * 8 + lane % 4 * 2 + e % 2;
+        const int token = step * kStepTokens + t * 8 + lane % 4 * 2 + e % 2;
         if (token > position[e / 2]) score[4 * t + e] = -INFINITY;
       }
     }
   };
 
   Running running;
-  float score[kPageTokens / 2];
+  float score[kStepTokens / 2];
   float o[kDim / 2];
-  uint32_t weight[kPageTokens / 16][4];
+  uint32_t weight[kStepTokens / 16][4];
 #pragma unroll
   for (int i = 0; i < kDim / 2; ++i) o[i] = 0;
   StartScores<kDim>(q, shared->k[0], score);
@@ -241,15 +250,15 @@ __global__ void __launch_bounds__(kThreads, 1)
   hide(0, score);
   TakeScores(score, &running);
   PackWeights(score, weight);
-  for (int page = 0; page < pages - 1; ++page) {
-    copy_group(page + 2);
-    WaitForCopies<1>();
+  for (int step = 0; step < steps - 1; ++step) {
+    WaitForCopies<0>();
     FenceShared();
     __syncthreads();
-    StartScores<kDim>(q, shared->k[(page + 1) % kStages], score);
-    StartOutputs<kDim>(weight, shared->v[page % kStages], o);
+    copy_group(step + 2);
+    StartScores<kDim>(q, shared->k[(step + 1) % kStages], score);
+    StartOutputs<kDim>(weight, shared->v[step % kStages], o);
     WaitForGroups<1>(score);
-    hide(page + 1, score);
+    hide(step + 1, score);
     TakeScores(score, &running);
     WaitForGroups<0>(o);
     if (__any_sync(kAllLanes,
@@ -262,7 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   WaitForCopies<0>();
   FenceShared();
   __syncthreads();
-  StartOutputs<kDim>(weight, shared->v[(pages - 1) % kStages], o);
+  StartOutputs<kDim>(weight, shared->v[(steps - 1) % kStages], o);
   WaitForGroups<0>(o);
 
 #pragma unroll
