@@ -51,8 +51,8 @@ struct GroupedFfnArgs {
   DType x_dtype = DType::kFloat32;
   int64_t rows = 0;
   int top_k = 1;
-  const int32_t* local_experts = nullptr;     // [rows, top_k], -1: not here
-  const float* weights = nullptr;             // [rows, top_k]
+  const int32_t* local_experts = nullptr;  // [rows, top_k], -1: not here
+  const float* weights = nullptr;          // [rows, top_k]
   // All of equal shape; on a GPU also at equal distances, data as scales.
   absl::Span<const GatedMlpWeights> experts;
   int64_t hidden = 0;

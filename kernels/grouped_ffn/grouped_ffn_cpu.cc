@@ -240,8 +240,7 @@ int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
                                  int64_t inter, DType x_dtype,
                                  int64_t num_experts) {
   return std::max(
-      Workspace(nullptr, rows, top_k, inter, x_dtype, num_experts)
-          .bytes,
+      Workspace(nullptr, rows, top_k, inter, x_dtype, num_experts).bytes,
       cuda::PromptWorkspaceBytes(rows, top_k, hidden, inter, num_experts));
 }
 

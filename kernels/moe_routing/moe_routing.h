@@ -42,7 +42,8 @@ struct MoeRoutingArgs {
   float* weights = nullptr;    // [rows, top_k]
 
   // If set, what LocalExperts would make of `experts` with these is written
-  // too: this rank's index of each expert, -1 for experts elsewhere and padding.
+  // too: this rank's index of each expert, -1 for experts elsewhere and
+  // padding.
   int32_t* local = nullptr;            // [rows, top_k]
   const int32_t* to_local = nullptr;   // [num_experts]
   const int32_t* row_valid = nullptr;  // [rows] 0: padding. Null: all valid

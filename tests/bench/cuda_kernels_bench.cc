@@ -286,8 +286,7 @@ void LightningPrompt(Bench* bench, int heads, int rows, DType dtype) {
 }
 
 void DecodeLinear(Bench* bench, DType dtype, int out, int in, int rows) {
-  const int64_t bytes =
-      int64_t{out} * in * static_cast<int64_t>(SizeOf(dtype));
+  const int64_t bytes = int64_t{out} * in * static_cast<int64_t>(SizeOf(dtype));
   const int sets = NumSets(bytes);
   std::vector<WeightMatrix> weights;
   for (int i = 0; i < sets; ++i) {
@@ -418,8 +417,8 @@ void Sampling(Bench* bench, int rows, bool greedy) {
   const int sets = NumSets(int64_t{rows} * kVocab * 4);
   std::vector<const float*> logits;
   for (int i = 0; i < sets; ++i) {
-    logits.push_back(static_cast<const float*>(
-        bench->Random(int64_t{rows} * kVocab * 4)));
+    logits.push_back(
+        static_cast<const float*>(bench->Random(int64_t{rows} * kVocab * 4)));
   }
   SamplingRow row;
   row.temperature = greedy ? 0 : 1;
@@ -440,9 +439,9 @@ void Sampling(Bench* bench, int rows, bool greedy) {
     }
     bench->gpu().FinishTokens({params, stats, draws, 1, rows, tokens, ids});
   });
-  bench->Report(absl::StrCat("sampling, ", greedy ? "greedy" : "Gumbel",
-                             ", M=", rows),
-                us, 4.0 * rows * kVocab * (greedy ? 1 : 2));
+  bench->Report(
+      absl::StrCat("sampling, ", greedy ? "greedy" : "Gumbel", ", M=", rows),
+      us, 4.0 * rows * kVocab * (greedy ? 1 : 2));
 }
 
 PagedAttentionArgs PagedArgs(Bench* bench, int rows, int sequences, int pages) {

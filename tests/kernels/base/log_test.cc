@@ -11,8 +11,7 @@ TEST(LogTest, WritesOneLineWithFields) {
   LogInfo("model loaded", "bytes", 12, "path", "a b", "note", "say \"x\"\n");
   const std::string line = testing::internal::GetCapturedStderr();
   EXPECT_THAT(line, testing::HasSubstr(" INFO [-] model loaded bytes=12"));
-  EXPECT_THAT(line,
-              testing::HasSubstr(R"( path="a b" note="say \"x\"\n")"));
+  EXPECT_THAT(line, testing::HasSubstr(R"( path="a b" note="say \"x\"\n")"));
   EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1);
 }
 

@@ -287,12 +287,12 @@ TEST_P(GroupedFfnTest, AddsTheSharedExpertToItsRows) {
   const TestMlp shared(GetParam().w, 24, 40, 0, 77);
   const GatedMlpWeights shared_view = shared.view();
   const TestRows x(GetParam().x, 5, 24, 3);
-  const std::vector<int32_t> chosen = {0, 1, -1, 2,  0, 1, -1, -1,
-                                       -1, 1, 2, -1, 2, 1, 0};
+  const std::vector<int32_t> chosen = {0,  1, -1, 2,  0, 1, -1, -1,
+                                       -1, 1, 2,  -1, 2, 1, 0};
   const std::vector<float> weights(5 * kTopK, 0.5f);
-  std::vector<unsigned char> workspace(std::max(
-      GroupedFfnWorkspaceBytes(5, kTopK, 24, 16, GetParam().x, 3),
-      DenseFfnWorkspaceBytes(3, 40, GetParam().x)));
+  std::vector<unsigned char> workspace(
+      std::max(GroupedFfnWorkspaceBytes(5, kTopK, 24, 16, GetParam().x, 3),
+               DenseFfnWorkspaceBytes(3, 40, GetParam().x)));
   std::vector<float> y(5 * 24, -1.0f);
   GroupedFfnArgs args;
   args.x = x.data();

@@ -378,10 +378,9 @@ TEST(WeightShardTest, QuantisesSlicesLikeTheWhole) {
     ShardSpec spec = SpecsOfWorld(config, tp, 1)[rank];
     spec.format = WeightFormat::kBlockFp8;
     // Half of the ranks as on a device.
-    auto shard = rank % 2 == 0
-                     ? WeightShard::Load(config, *checkpoint, spec, 2)
-                     : WeightShard::LoadOn(config, *checkpoint, spec, 2,
-                                           backend.get());
+    auto shard = rank % 2 == 0 ? WeightShard::Load(config, *checkpoint, spec, 2)
+                               : WeightShard::LoadOn(config, *checkpoint, spec,
+                                                     2, backend.get());
     EXPECT_TRUE(shard.ok()) << shard.status();
     return *std::move(shard);
   };
