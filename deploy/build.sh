@@ -2,12 +2,14 @@
 # Configures and builds a preset with as many jobs as memory allows.
 #
 #   build.sh PRESET [-D...] [-- TARGET...]
+#
+# RING_WERROR=ON in the environment makes warnings errors.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 preset=$1
 shift
-defines=()
+defines=(${RING_WERROR:+-DRING_WERROR=$RING_WERROR})
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   defines+=("$1")
   shift
@@ -28,4 +30,4 @@ cmake --preset "$preset" "${defines[@]}" >"build-$preset.log" 2>&1 || {
   exit 1
 }
 rm -f "build-$preset.log"
-ninja -C "build/$preset" -j "$jobs" "$@"
+exec ninja -C "build/$preset" -j "$jobs" "$@"

@@ -20,25 +20,16 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-./deploy/packages.sh install build
-bin=build/cpu/bin
-if [ -f build/cpu/build.ninja ]; then
-  ninja -C build/cpu --quiet ring-coordinator ring-worker ring
-else
-  echo "Building; this takes a few minutes the first time."
-  ./deploy/build.sh cpu -DRING_TESTS=OFF -- ring-coordinator ring-worker ring
-fi
-
 run_dir=$(mktemp -d "${TMPDIR:-/tmp}/ring-demo.XXXXXX")
-coordinator_pid="" workers_pid=""
-# Both programs leave in good order on SIGTERM; mpirun passes it on.
+# Ends every in_group, the last one first: the ranks before the coordinator.
+# The programs leave in good order on SIGTERM; mpirun passes it on.
 stop() {
   trap - EXIT
   trap '' INT TERM HUP
-  local pid
-  for pid in $workers_pid $coordinator_pid; do
-    kill -TERM "$pid" 2>/dev/null || continue
-    wait "$pid" 2>/dev/null || true
+  local group
+  for group in $(jobs -p | tac); do
+    kill -TERM -- "-$group" 2>/dev/null || continue
+    wait "$group" 2>/dev/null || true
   done
   rm -rf "$run_dir"
 }
@@ -46,16 +37,37 @@ trap stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# in_group COMMAND...: starts it as `$!`, leading a process group of its own, so
+# that an interrupt reaches this script first and the command through stop().
+in_group() {
+  set -m
+  "$@" &
+  set +m
+}
+
+./deploy/packages.sh install build
+bin=build/cpu/bin
+programs="ring-coordinator ring-worker ring"
+# The words are arguments.
+# shellcheck disable=SC2086
+if [ -f build/cpu/CMakeCache.txt ]; then
+  in_group ./deploy/build.sh cpu -- --quiet $programs
+else
+  echo "Building; this takes a few minutes the first time."
+  # The tests need more packages.
+  in_group ./deploy/build.sh cpu -DRING_TESTS=OFF -- $programs
+fi
+wait $!
+
 fail() {
   echo "demo.sh: $1" >&2
   tail -n 5 "$run_dir"/*.log >&2
   exit 1
 }
 
-# A shell that runs in the background starts its children with SIGINT ignored,
-# so an interrupt reaches this script first and the cluster through stop().
-$bin/ring-coordinator --model tests/data/ring-tiny --listen 127.0.0.1:0 \
-  --port-file "$run_dir/address" 2>"$run_dir/coordinator.log" &
+in_group $bin/ring-coordinator --model tests/data/ring-tiny \
+  --listen 127.0.0.1:0 --port-file "$run_dir/address" \
+  2>"$run_dir/coordinator.log"
 coordinator_pid=$!
 for _ in $(seq 100); do
   [ -s "$run_dir/address" ] && break
@@ -67,10 +79,10 @@ server=$(cat "$run_dir/address")
 # Open MPI asks before it runs as root or with more ranks than cores, and
 # would talk over another interface than loopback.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-mpirun --oversubscribe --mca btl self,vader \
+in_group mpirun --oversubscribe --mca btl self,vader \
   --mca oob_tcp_if_include lo -np 4 \
   $bin/ring-worker --coordinator "$server" --model tests/data/ring-tiny \
-  --tp 2 --dp 2 2>"$run_dir/workers.log" </dev/null &
+  --tp 2 --dp 2 2>"$run_dir/workers.log" </dev/null
 workers_pid=$!
 for _ in $(seq 300); do
   $bin/ring status --server "$server" >/dev/null 2>&1 && break
@@ -95,6 +107,7 @@ Go on:
 EOF
 
 if [ $keep = yes ]; then
-  printf '\nServing at %s until interrupted (Ctrl-C).\n' "$server"
+  printf '\nServing at %s. Stop it with Ctrl-C, or:\n  kill %s\n' \
+    "$server" $$
   wait "$workers_pid" || fail "the ranks ended"
 fi

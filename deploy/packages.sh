@@ -45,14 +45,14 @@ missing_of() {
 
 install_missing() {
   local missing as_root=""
-  missing=$(missing_of "$@" | tr '\n' ' ')
+  missing=$(missing_of "$@" | paste -s -d ' ')
   [ -n "$missing" ] || return 0
   local apt="apt-get install -y --no-install-recommends $missing"
   if [ "$(id -u)" -ne 0 ]; then
     if ! command -v sudo >/dev/null ||
        ! { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
       echo "Packages are missing and this user may not install them. Run as root:" >&2
-      echo "  $apt" >&2
+      echo "  apt-get update && $apt" >&2
       return 2
     fi
     as_root=sudo

@@ -31,7 +31,7 @@ template <typename State, typename Body>
 BestTimes MeasureBest(State& state, const Body& body) {
   using Clock = std::chrono::steady_clock;
   BestTimes best;
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     const Clock::time_point start = Clock::now();
     const std::clock_t cpu_start = std::clock();
     body();

@@ -51,7 +51,7 @@ std::string English(size_t bytes) {
 }
 
 void Encode(benchmark::State& state, const std::string& text) {
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     const auto ids = RingTiny().Encode(text, AddedTokens::kRecognise);
     if (!ids.ok()) state.SkipWithError("not encoded");
     benchmark::DoNotOptimize(ids);
@@ -87,7 +87,7 @@ BENCHMARK(BM_EncodeControlTokens);
 void BM_DecodeEnglish(benchmark::State& state) {
   const std::string text = English(1'000'000);
   const auto ids = RingTiny().Encode(text, AddedTokens::kRecognise);
-  for (auto _ : state) {
+  for ([[maybe_unused]] auto _ : state) {
     benchmark::DoNotOptimize(RingTiny().Decode(*ids, true));
   }
   state.SetBytesProcessed(state.iterations() *
