@@ -32,8 +32,7 @@ absl::Status Dispatcher::Submit(std::shared_ptr<Request> request) {
   absl::Status admission = CheckAdmission(*request);
   if (!admission.ok()) return admission;
   const int64_t position = table_.waiting();
-  table_.Insert(request->id(), request->name(), request,
-                request->prompt_tokens());
+  table_.Insert(request->id(), request->name(), request);
   request->Accept(position);
   Pump();
   return absl::OkStatus();
@@ -62,8 +61,9 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
     return absl::AlreadyExistsError(
         absl::StrCat("request_id ", request.name(), " is live already"));
   }
-  const bool runs_now = table_.waiting() == 0 &&
-                        router_.Pick(request.prompt_tokens()).has_value();
+  const bool runs_now =
+      table_.waiting() == 0 &&
+      router_.Pick(request.prompt_tokens(), request.most_tokens()).has_value();
   if (!runs_now && table_.waiting() >= options_.max_queued) {
     return WithRetryAfter(
         absl::ResourceExhaustedError(absl::StrCat(
@@ -77,10 +77,12 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
 
 void Dispatcher::Pump() {
   while (RequestTable::Entry* entry = table_.FirstWaiting()) {
-    const std::optional<int64_t> group = router_.Pick(entry->tokens);
+    const Request& request = *entry->request;
+    const std::optional<int64_t> group =
+        router_.Pick(request.prompt_tokens(), request.most_tokens());
     if (!group.has_value()) return;
     table_.AssignFirst(*group);
-    router_.Assign(*group, entry->tokens);
+    router_.Assign(*group, request.most_tokens());
     v1::ToWorker message;
     *message.mutable_submit() =
         entry->request->MakeSubmit(router_.Find(*group)->info.epoch);
@@ -127,7 +129,7 @@ void Dispatcher::SendCancel(int64_t group, uint64_t id) {
 void Dispatcher::Forget(uint64_t id) {
   const RequestTable::Entry* entry = table_.Find(id);
   if (entry == nullptr) return;
-  router_.Release(entry->group, entry->tokens);
+  router_.Release(entry->group, entry->request->most_tokens());
   table_.Erase(id);
   const steady_clock::time_point now = steady_clock::now();
   const std::chrono::duration<double, std::milli> interval = now - last_end_;
@@ -200,7 +202,7 @@ void Dispatcher::Remove(int64_t group, const std::string& why) {
 void Dispatcher::FailStranded() {
   const int64_t longest = router_.MaxSequenceTokens();
   for (const uint64_t id : table_.OfGroup(0)) {
-    if (table_.Find(id)->tokens < longest) continue;
+    if (table_.Find(id)->request->prompt_tokens() < longest) continue;
     Fail(id, absl::UnavailableError(
                  "the last worker group that could run this request was "
                  "lost: send it again when ring status shows one"));
@@ -235,10 +237,8 @@ void Dispatcher::OnTokens(int64_t group, const v1::TokenEvents& events) {
   {
     MutexLock lock(&mutex_);
     for (const v1::RequestTokens& tokens : events.requests()) {
-      RequestTable::Entry* const entry = table_.Find(tokens.id());
+      const RequestTable::Entry* const entry = table_.Find(tokens.id());
       if (entry == nullptr || entry->group != group) continue;
-      entry->tokens += tokens.token_ids_size();
-      router_.AddTokens(group, tokens.token_ids_size());
       generated_tokens_ += tokens.token_ids_size();
       work.push_back({entry->request, &tokens});
     }

@@ -1,7 +1,5 @@
 // ring-coordinator: loads the model's text side, listens, and ends in an
 // orderly way on SIGTERM.
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdio>
 #include <memory>
@@ -18,23 +16,23 @@
 namespace ring {
 namespace {
 
-// How often the program was asked to end.
-class EndRequests {
+// Set when the program was asked to end.
+class EndRequest {
  public:
-  void Set(int count) {
+  void Set() {
     MutexLock lock(&mutex_);
-    count_ = count;
+    set_ = true;
     changed_.NotifyAll();
   }
-  void Wait(int count) {
+  void Wait() {
     MutexLock lock(&mutex_);
-    while (count_ < count) changed_.Wait(&mutex_);
+    while (!set_) changed_.Wait(&mutex_);
   }
 
  private:
   Mutex mutex_;
   CondVar changed_;
-  int count_ GUARDED_BY(mutex_) = 0;
+  bool set_ GUARDED_BY(mutex_) = false;
 };
 
 // Readers of the file never see half of it.
@@ -52,16 +50,19 @@ absl::Status WritePortFile(const std::string& path,
 }
 
 absl::Status Run(CoordinatorFlags flags) {
-  EndRequests end_requests;
+  EndRequest end_request;
   Server* running = nullptr;
+  bool cut_short = false;
   Mutex running_mutex;
   // The first signal starts the drain, the second cuts it short.
   SignalWatcher signals([&](int count) {
-    end_requests.Set(count);
+    end_request.Set();
     MutexLock lock(&running_mutex);
-    if (count > 1 && running != nullptr) running->CancelAll();
+    if (count == 1 || running == nullptr) return;
+    cut_short = true;
+    running->CancelAll();
   });
-  flags.server.on_drain = [] { kill(getpid(), SIGTERM); };
+  flags.server.on_drain = [&end_request] { end_request.Set(); };
 
   RING_ASSIGN_OR_RETURN(std::unique_ptr<const ServedModel> model,
                         LoadServedModel(flags.model_dir));
@@ -79,10 +80,11 @@ absl::Status Run(CoordinatorFlags flags) {
   }
   LogInfo("listening", "address", server->address());
   if (status.ok()) {
-    end_requests.Wait(1);
+    end_request.Wait();
     const bool idle =
         server->Drain(std::chrono::steady_clock::now() + flags.drain_timeout);
-    LogInfo("stopped", "drained", idle ? "yes" : "no");
+    MutexLock lock(&running_mutex);
+    LogInfo("stopped", "drained", idle && !cut_short ? "yes" : "no");
   }
   MutexLock lock(&running_mutex);
   running = nullptr;

@@ -52,6 +52,8 @@ class Request {
   int64_t prompt_tokens() const {
     return static_cast<int64_t>(args_.prompt.ids.size());
   }
+  // Prompt and the longest completion.
+  int64_t most_tokens() const { return prompt_tokens() + max_tokens_; }
 
   // Sends Accepted. Once, first.
   void Accept(int64_t queue_position);

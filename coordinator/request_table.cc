@@ -8,12 +8,10 @@
 namespace ring {
 
 bool RequestTable::Insert(uint64_t id, std::string name,
-                          std::shared_ptr<Request> request,
-                          int64_t prompt_tokens) {
+                          std::shared_ptr<Request> request) {
   if (!by_name_.emplace(name, id).second) return false;
   Named named;
   named.entry.request = std::move(request);
-  named.entry.tokens = prompt_tokens;
   named.name = std::move(name);
   const bool inserted = by_id_.emplace(id, std::move(named)).second;
   RING_CHECK(inserted) << "request number " << id << " is used twice";

@@ -22,14 +22,12 @@ class RequestTable {
   struct Entry {
     // Shared with whoever works on one of the request's events right now.
     std::shared_ptr<Request> request;
-    int64_t group = 0;   // 0: waits
-    int64_t tokens = 0;  // prompt and generated, as the router counts them
+    int64_t group = 0;  // 0: waits
   };
 
   // False when a live request has this name. The new request waits for a
   // group, last in line.
-  bool Insert(uint64_t id, std::string name, std::shared_ptr<Request> request,
-              int64_t prompt_tokens);
+  bool Insert(uint64_t id, std::string name, std::shared_ptr<Request> request);
 
   // Null when there is none (any more). Valid until the next change.
   Entry* Find(uint64_t id);

@@ -45,22 +45,15 @@ int64_t Router::MaxSequenceTokens() const {
   return longest;
 }
 
-int64_t Router::CapacitySequences() const {
-  int64_t sequences = 0;
-  for (const auto& [id, group] : groups_) {
-    if (!group.draining) sequences += group.capacity_sequences();
-  }
-  return sequences;
-}
-
-std::optional<int64_t> Router::Pick(int64_t prompt_tokens) const {
+std::optional<int64_t> Router::Pick(int64_t prompt_tokens,
+                                    int64_t tokens) const {
   std::optional<int64_t> best;
   int64_t best_free = 0;
   for (const auto& [id, group] : groups_) {
     if (group.draining) continue;
     if (group.assigned_requests >= group.capacity_sequences()) continue;
     if (prompt_tokens >= group.max_sequence_tokens()) continue;
-    if (prompt_tokens >= group.free_tokens()) continue;
+    if (group.promise(tokens) > group.free_tokens()) continue;
     if (best.has_value() && group.free_tokens() <= best_free) continue;
     best = id;
     best_free = group.free_tokens();
@@ -68,23 +61,18 @@ std::optional<int64_t> Router::Pick(int64_t prompt_tokens) const {
   return best;
 }
 
-void Router::Assign(int64_t group, int64_t prompt_tokens) {
+void Router::Assign(int64_t group, int64_t tokens) {
   Group* const found = Find(group);
   if (found == nullptr) return;
   ++found->assigned_requests;
-  found->assigned_tokens += prompt_tokens;
-}
-
-void Router::AddTokens(int64_t group, int64_t tokens) {
-  Group* const found = Find(group);
-  if (found != nullptr) found->assigned_tokens += tokens;
+  found->assigned_tokens += found->promise(tokens);
 }
 
 void Router::Release(int64_t group, int64_t tokens) {
   Group* const found = Find(group);
   if (found == nullptr) return;
   --found->assigned_requests;
-  found->assigned_tokens -= tokens;
+  found->assigned_tokens -= found->promise(tokens);
 }
 
 }  // namespace ring

@@ -1,6 +1,7 @@
 // Which worker group a request goes to.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -33,11 +34,12 @@ struct GroupLoadReport {
   int64_t running = 0;
 };
 
-// The groups, what each can take and what it was given. A group takes a
-// request while it has a free sequence and room for the prompt and one token
-// more; of several, the one with most free tokens gets it, so requests shard
-// by free token budget. The counts are the coordinator's own, exact at any
-// moment, and do not depend on what a group reports.
+// The groups, what each can take and what it was promised. A group takes a
+// request while it has a free sequence and room for all that the request may
+// become, as its scheduler admits; of several, the one with most free tokens
+// gets it, so requests shard by free token budget and wait here, where any
+// group that comes free can take them. The counts are the coordinator's own,
+// exact at any moment, and do not depend on what a group reports.
 // Plain bookkeeping: not thread-safe (Dispatcher guards it).
 class Router {
  public:
@@ -47,13 +49,17 @@ class Router {
     std::chrono::steady_clock::time_point joined_at;
     bool draining = false;  // takes nothing new
     int64_t assigned_requests = 0;
-    int64_t assigned_tokens = 0;  // prompts and tokens generated so far
+    int64_t assigned_tokens = 0;  // that the requests may grow to
 
     int64_t capacity_sequences() const { return info.dp * info.max_sequences; }
     int64_t capacity_tokens() const { return info.dp * info.kv_tokens; }
     int64_t free_tokens() const { return capacity_tokens() - assigned_tokens; }
     // Longest sequence, prompt and completion, that fits at all.
     int64_t max_sequence_tokens() const;
+    // What a request that may grow to `tokens` is promised here.
+    int64_t promise(int64_t tokens) const {
+      return std::min(tokens, max_sequence_tokens());
+    }
   };
 
   // Adds a group; returns its id: 1, 2, ... in order of joining.
@@ -69,18 +75,14 @@ class Router {
   bool Serving() const;
   // The longest sequence that some serving group can hold; 0: none serves.
   int64_t MaxSequenceTokens() const;
-  // Running sequences that the serving groups can hold together.
-  int64_t CapacitySequences() const;
 
-  // The group that should take a prompt of this length now; nothing when none
-  // has room.
-  std::optional<int64_t> Pick(int64_t prompt_tokens) const;
+  // The group that should take a prompt of this length now, which may grow to
+  // `tokens` with its completion; nothing when none has room.
+  std::optional<int64_t> Pick(int64_t prompt_tokens, int64_t tokens) const;
 
-  // Accounts for a request given to a group, tokens that it generated, and its
-  // end (`tokens`: prompt and all generated). Unknown groups are ignored: they
-  // may have left.
-  void Assign(int64_t group, int64_t prompt_tokens);
-  void AddTokens(int64_t group, int64_t tokens);
+  // Accounts for a request given to a group, and for its end, with the same
+  // `tokens` as in Pick. Unknown groups are ignored: they may have left.
+  void Assign(int64_t group, int64_t tokens);
   void Release(int64_t group, int64_t tokens);
 
  private:

@@ -19,6 +19,12 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   app.set_version_flag("--version", "ringmaster " RING_VERSION);
   app.add_option("--coordinator", flags.coordinator,
                  "HOST:PORT of the coordinator to join");
+  app.add_option("--tls-ca", flags.tls_ca,
+                 "PEM file: authority that signed the coordinator's "
+                 "certificate; without it plaintext");
+  app.add_option("--tls-cert", flags.tls_cert,
+                 "PEM file: certificate to show to the coordinator");
+  app.add_option("--tls-key", flags.tls_key, "PEM file: key of --tls-cert");
   app.add_option("--model", flags.model, "Folder of a Hugging Face checkpoint")
       ->required();
   app.add_option("--device", flags.device,
@@ -51,7 +57,7 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   app.add_option("--weights", flags.weights,
                  "Form of the big matrices: as-stored, or fp8 (128 x 128 "
                  "blocks, quantised while loading)")
-      ->check(CLI::IsMember({"as-stored", "bf16", "fp8"}));
+      ->check(CLI::IsMember({"as-stored", "fp8"}));
   app.add_option("--activations", flags.activations,
                  "Type between the layers: bf16 or fp32")
       ->check(CLI::IsMember({"bf16", "fp32"}));

@@ -11,7 +11,11 @@ namespace ring {
 
 // Values as given; what depends on the model or the mesh is checked later.
 struct WorkerFlags {
-  std::string coordinator;     // HOST:PORT
+  std::string coordinator;  // HOST:PORT
+  // PEM files, as CoordinatorLink::Options.
+  std::string tls_ca;
+  std::string tls_cert;
+  std::string tls_key;
   std::string model;           // folder
   std::string device = "cpu";  // cpu, cuda, cuda:N
   bool share_gpu = false;      // several ranks of a host may name one GPU

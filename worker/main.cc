@@ -113,6 +113,9 @@ absl::Status Lead(const WorkerFlags& flags, const Rank& rank, StepLoop* loop,
   stop->Serve(&scheduler);
   CoordinatorLink::Options link;
   link.coordinator = flags.coordinator;
+  link.tls_ca = flags.tls_ca;
+  link.tls_cert = flags.tls_cert;
+  link.tls_key = flags.tls_key;
   RING_ASSIGN_OR_RETURN(link.group.model_digest, ModelDigest(flags.model));
   link.group.device = flags.device;
   link.group.dp = mesh.dp();

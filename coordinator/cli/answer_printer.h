@@ -8,7 +8,8 @@
 namespace ring {
 
 // Prints reasoning, dimmed where a terminal shows it, and then the answer, each
-// part ending with a newline. Confined to one thread.
+// part ending with a newline. The caller asks ferror(stream) whether all was
+// written. Confined to one thread.
 class AnswerPrinter {
  public:
   // The streams may be the same; they stay the caller's.

@@ -13,13 +13,6 @@
 namespace ring {
 namespace {
 
-void AddMessage(const std::string& role, const std::string& content,
-                v1::Chat* chat) {
-  v1::ChatMessage* message = chat->add_messages();
-  message->set_role(role);
-  message->set_content(content);
-}
-
 // Starts over, keeping the system message.
 void Reset(const ChatFlags& flags, v1::GenerateRequest* request) {
   request->mutable_chat()->clear_messages();
@@ -38,7 +31,10 @@ int TakeTurn(const ChatFlags& flags, const std::string& line,
   Generation generation;
   const absl::Status status = RunGeneration(
       flags.connection, *request,
-      [&printer](const v1::TokenDelta& delta) { printer.Print(delta); },
+      [&printer](const v1::TokenDelta& delta) {
+        printer.Print(delta);
+        return CheckWritten();
+      },
       &generation);
   printer.Finish();
   if (!status.ok()) {
@@ -66,6 +62,10 @@ int RunChat(const ChatFlags& flags) {
     std::fflush(stdout);
     if (!std::getline(std::cin, line) || line == "/quit") break;
     if (line.empty()) continue;
+    if (const absl::Status text = CheckUtf8("the line", line); !text.ok()) {
+      exit_code = ReportFailure("chat", flags.connection, text);
+      continue;
+    }
     if (line == "/reset") {
       Reset(flags, &request);
       continue;

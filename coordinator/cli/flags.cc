@@ -39,8 +39,10 @@ void AddGenerationFlags(CLI::App* command, GenerationFlags* flags) {
   command->add_option("--min-p", flags->min_p,
                       "keep tokens with this share of the best one's "
                       "probability; 0: all");
-  command->add_option("--seed", flags->seed,
-                      "of the random numbers; default: drawn by the server");
+  command
+      ->add_option("--seed", flags->seed,
+                   "of the random numbers; default: drawn by the server")
+      ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--stop", flags->stop,
                    "text that ends the completion; may be repeated")

@@ -1,6 +1,5 @@
 // ring generate: one prompt, one completion.
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <string>
@@ -13,48 +12,51 @@
 #include "coordinator/cli/generation.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/model_files/json.h"
 
 namespace ring {
 namespace {
 
-absl::StatusOr<std::string> ReadAll(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError("cannot read --file " + path);
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
+constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
 
-void SetChat(const GenerateFlags& flags, const std::string& question,
-             v1::GenerateRequest* request) {
+absl::Status SetChat(const GenerateFlags& flags, const std::string& question,
+                     v1::GenerateRequest* request) {
+  RING_RETURN_IF_ERROR(CheckUtf8("the question", question));
+  RING_RETURN_IF_ERROR(CheckUtf8("--system", flags.generation.system));
+  v1::Chat* const chat = request->mutable_chat();
   if (!flags.generation.system.empty()) {
-    v1::ChatMessage* system = request->mutable_chat()->add_messages();
-    system->set_role("system");
-    system->set_content(flags.generation.system);
+    AddMessage("system", flags.generation.system, chat);
   }
-  v1::ChatMessage* user = request->mutable_chat()->add_messages();
-  user->set_role("user");
-  user->set_content(question);
+  AddMessage("user", question, chat);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   v1::GenerateRequest request;
   if (flags.raw) {
+    RING_RETURN_IF_ERROR(CheckUtf8("--raw", *flags.raw));
     request.set_text(*flags.raw);
   } else if (!flags.ids.empty()) {
     request.mutable_token_ids()->mutable_ids()->Add(flags.ids.begin(),
                                                     flags.ids.end());
   } else if (flags.prompt) {
-    SetChat(flags, *flags.prompt, &request);
+    RING_RETURN_IF_ERROR(SetChat(flags, *flags.prompt, &request));
   } else if (flags.file) {
-    RING_ASSIGN_OR_RETURN(const std::string question, ReadAll(*flags.file));
-    SetChat(flags, question, &request);
+    RING_ASSIGN_OR_RETURN(const std::string question,
+                          ReadTextFile(*flags.file, kMaxFileBytes));
+    RING_RETURN_IF_ERROR(SetChat(flags, question, &request));
   } else {
-    SetChat(flags, std::string(std::istreambuf_iterator<char>(std::cin), {}),
-            &request);
+    const std::string question(std::istreambuf_iterator<char>(std::cin), {});
+    RING_RETURN_IF_ERROR(SetChat(flags, question, &request));
   }
   if (!flags.generation.system.empty() && !request.has_chat()) {
     return absl::InvalidArgumentError(
         "--system needs a chat prompt: --prompt or --file");
   }
+  for (const std::string& stop : flags.generation.stop) {
+    RING_RETURN_IF_ERROR(CheckUtf8("--stop", stop));
+  }
+  RING_RETURN_IF_ERROR(CheckUtf8("--request-id", flags.request_id));
   request.set_request_id(flags.request_id);
   request.mutable_output()->set_logprobs(flags.logprobs);
   SetOptions(flags.generation, &request);
@@ -116,6 +118,7 @@ int RunGenerate(const GenerateFlags& flags) {
       flags.connection, *request,
       [&flags, &printer](const v1::TokenDelta& delta) {
         if (!flags.json) printer.Print(delta);
+        return CheckWritten();
       },
       &generation);
   printer.Finish();
@@ -123,6 +126,9 @@ int RunGenerate(const GenerateFlags& flags) {
     return ReportFailure("generate", flags.connection, status);
   }
   if (flags.json) PrintJson(flags, generation);
+  if (const absl::Status written = CheckWritten(); !written.ok()) {
+    return ReportFailure("generate", flags.connection, written);
+  }
   if (flags.stats) PrintStats(generation);
   return 0;
 }

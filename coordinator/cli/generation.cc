@@ -3,9 +3,12 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <cstdio>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "coordinator/cli/connection.h"
+#include "coordinator/text/utf8.h"
 #include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
 #include "proto/status.h"
@@ -29,23 +32,46 @@ void SetOptions(const GenerationFlags& flags, v1::GenerateRequest* request) {
   }
 }
 
+absl::Status CheckUtf8(const std::string& what, const std::string& text) {
+  const size_t valid = ValidUtf8Prefix(text);
+  if (valid == text.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, " is not UTF-8: byte ", valid, " of ", text.size()));
+}
+
+void AddMessage(const std::string& role, const std::string& content,
+                v1::Chat* chat) {
+  v1::ChatMessage* message = chat->add_messages();
+  message->set_role(role);
+  message->set_content(content);
+}
+
+absl::Status CheckWritten() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError("standard output takes no more");
+}
+
 absl::Status RunGeneration(
     const ConnectionFlags& connection, const v1::GenerateRequest& request,
-    const std::function<void(const v1::TokenDelta&)>& on_delta,
+    const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
     Generation* generation) {
+  grpc::ClientContext context;
+  // Before gRPC starts threads, so that none of them takes the signals.
+  const SignalWatcher interrupt([&context](int) { context.TryCancel(); });
   RING_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
                         Connect(connection));
-  grpc::ClientContext context;
   if (connection.timeout_s > 0) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<int64_t>(
                              connection.timeout_s * 1000)));
   }
-  const SignalWatcher interrupt([&context](int) { context.TryCancel(); });
   const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
   v1::GenerateEvent event;
   bool finished = false;
+  absl::Status taken;
   while (reader->Read(&event)) {
     if (event.has_accepted()) generation->accepted = event.accepted();
     if (event.has_finished()) {
@@ -62,9 +88,14 @@ absl::Status RunGeneration(
                                 delta.logprobs().end());
     generation->text += delta.text();
     generation->reasoning += delta.reasoning();
-    on_delta(delta);
+    if (taken.ok()) {
+      taken = on_delta(delta);
+      if (!taken.ok()) context.TryCancel();
+    }
   }
-  RING_RETURN_IF_ERROR(FromGrpcStatus(reader->Finish()));
+  const absl::Status call = FromGrpcStatus(reader->Finish());
+  RING_RETURN_IF_ERROR(taken);
+  RING_RETURN_IF_ERROR(call);
   if (finished) return absl::OkStatus();
   return absl::InternalError("the stream ended without a Finished event");
 }

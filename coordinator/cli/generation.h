@@ -26,12 +26,23 @@ struct Generation {
   v1::Finished finished;
 };
 
-// Calls Generate and hands each delta to `on_delta`. OK only when the request
-// finished. SIGINT cancels the call.
+// Calls Generate and hands each delta to `on_delta`, whose error cancels the
+// call and is returned. OK only when the request finished. SIGINT cancels the
+// call.
 absl::Status RunGeneration(
     const ConnectionFlags& connection, const v1::GenerateRequest& request,
-    const std::function<void(const v1::TokenDelta&)>& on_delta,
+    const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
     Generation* generation);
+
+// INVALID_ARGUMENT unless `text` is UTF-8; `what` names it.
+absl::Status CheckUtf8(const std::string& what, const std::string& text);
+
+// Adds a message to the conversation.
+void AddMessage(const std::string& role, const std::string& content,
+                v1::Chat* chat);
+
+// FAILED_PRECONDITION if something could not be written to stdout so far.
+absl::Status CheckWritten();
 
 // "EOS", "STOP_STRING", ...
 std::string ReasonName(v1::FinishReason reason);

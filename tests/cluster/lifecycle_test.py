@@ -199,6 +199,72 @@ class LifecycleTest(unittest.TestCase):
         self.assertEqual(len(group.wait_for_lines("rank ends", 2)), 2)
         self.assertEqual(group.incidents(), [])
 
+    def test_group_and_client_over_tls(self):
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        key, cert = (os.path.join(folder, name) for name in ("key", "cert"))
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+             "-subj", "/CN=localhost", "-addext",
+             "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+            check=True, capture_output=True)
+        tls = ["--tls-ca", cert, "--tls-cert", cert, "--tls-key", key]
+        cluster = self.start(*tls)
+        cluster.start_group(*tls, ranks=2).wait_joined()
+        answer = cluster.generate(*tls, "--prompt", "What is 12 + 30?")
+        self.assertEqual(answer["text"], "42")
+
+    def test_a_second_drain_does_not_cut_the_first_short(self):
+        cluster = self.start()
+        cluster.start_group(ranks=1, tp=1)
+        cluster.wait_serving()
+        call = generate(cluster.channel, endless_request(max_tokens=400))
+        wait_for_delta(call)
+        for _ in range(2):
+            rpc.ControlStub(cluster.channel).Drain(pb.DrainRequest())
+        self.assertEqual(list(call)[-1].finished.usage.completion_tokens, 400)
+        self.assertEqual(cluster.coordinator.wait(), 0)
+
+    def test_interrupt_cancels_a_turn_and_keeps_the_conversation(self):
+        cluster = self.start()
+        cluster.start_group(ranks=1, tp=1)
+        cluster.wait_serving()
+        with subprocess.Popen(
+                cluster.ring_command("chat", "--temperature", "100", "--seed",
+                                     "51"),
+                env=cluster.environment, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True) as chat:
+            for turn in (1, 2):
+                chat.stdin.write("Count.\n")
+                chat.stdin.flush()
+                eventually(lambda: any(g["running"]
+                                       for g in cluster.status()["groups"]))
+                chat.send_signal(signal.SIGINT)
+                lines = [chat.stderr.readline() for _ in range(2)]
+                self.assertIn("CANCELLED", lines[0], turn)
+                self.assert_freed(cluster)
+            _, errors = chat.communicate("/quit\n", timeout=PATIENCE_S)
+        self.assertEqual((chat.returncode, errors), (1, ""))
+
+    def test_client_notices_what_cannot_be_read_or_written(self):
+        cluster = self.start()
+        cluster.start_group(ranks=1, tp=1)
+        cluster.wait_serving()
+        for options, output, message in (
+                (["--file", "/tmp"], os.devnull, "INVALID_ARGUMENT"),
+                (["--prompt", b"a\xffb"], os.devnull, "not UTF-8: byte 1 of 3"),
+                (["--ids", "5", "--temperature", "100", "--seed", "51"],
+                 "/dev/full", "takes no more"),
+                (["--raw", "x", "--max-tokens", "1", "--json"], "/dev/full",
+                 "takes no more")):
+            with self.subTest(options=options), open(output, "wb") as file:
+                result = subprocess.run(
+                    cluster.ring_command("generate", *options), stdout=file,
+                    stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False)
+                self.assertEqual(result.returncode, 1)
+                self.assertIn(message, result.stderr.decode())
+        self.assert_freed(cluster)
+
     def test_client_without_group_or_server(self):
         cluster = self.start()
         command = cluster.ring_command("generate", "--raw", "x")

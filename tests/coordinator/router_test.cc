@@ -21,7 +21,7 @@ GroupInfo Info(int64_t max_sequences, int64_t kv_tokens, int dp = 1,
 TEST(RouterTest, WithoutGroupsNothingServes) {
   Router router;
   EXPECT_FALSE(router.Serving());
-  EXPECT_EQ(router.Pick(1), std::nullopt);
+  EXPECT_EQ(router.Pick(1, 1), std::nullopt);
   EXPECT_EQ(router.MaxSequenceTokens(), 0);
 }
 
@@ -29,36 +29,36 @@ TEST(RouterTest, PicksTheGroupWithMostFreeTokens) {
   Router router;
   const int64_t small = router.Add(Info(8, 1000));
   const int64_t large = router.Add(Info(8, 2000));
-  EXPECT_EQ(router.Pick(100), large);
-  router.Assign(large, 1001);
-  EXPECT_EQ(router.Pick(100), small);  // 1000 against 999
-  router.AddTokens(small, 2);
-  EXPECT_EQ(router.Pick(100), large);  // 998 against 999
+  EXPECT_EQ(router.Pick(100, 100), large);
+  router.Assign(large, 1001);  // 1000 against 999
+  EXPECT_EQ(router.Pick(100, 100), small);
+  router.Assign(small, 2);  // 998 against 999
+  EXPECT_EQ(router.Pick(100, 100), large);
   router.Release(large, 1001);
-  EXPECT_EQ(router.Pick(100), large);
+  EXPECT_EQ(router.Pick(100, 100), large);
 }
 
 TEST(RouterTest, EqualGroupsTakeTurns) {
   Router router;
   const int64_t first = router.Add(Info(8, 1000));
   const int64_t second = router.Add(Info(8, 1000));
-  EXPECT_EQ(router.Pick(10), first);
+  EXPECT_EQ(router.Pick(10, 10), first);
   router.Assign(first, 10);
-  EXPECT_EQ(router.Pick(10), second);
+  EXPECT_EQ(router.Pick(10, 10), second);
   router.Assign(second, 10);
-  EXPECT_EQ(router.Pick(10), first);
+  EXPECT_EQ(router.Pick(10, 10), first);
 }
 
 TEST(RouterTest, SequencesAreBounded) {
   Router router;
   const int64_t group = router.Add(Info(/*max_sequences=*/2, 1000, /*dp=*/2));
   for (int i = 0; i < 4; ++i) {
-    ASSERT_EQ(router.Pick(1), group);
+    ASSERT_EQ(router.Pick(1, 1), group);
     router.Assign(group, 1);
   }
-  EXPECT_EQ(router.Pick(1), std::nullopt);
+  EXPECT_EQ(router.Pick(1, 1), std::nullopt);
   router.Release(group, 1);
-  EXPECT_EQ(router.Pick(1), group);
+  EXPECT_EQ(router.Pick(1, 1), group);
 }
 
 TEST(RouterTest, TokensAreBounded) {
@@ -66,12 +66,31 @@ TEST(RouterTest, TokensAreBounded) {
   const int64_t group = router.Add(Info(8, 100, /*dp=*/2));
   // One sequence lives in one data-parallel group, with one token to spare.
   EXPECT_EQ(router.MaxSequenceTokens(), 100);
-  EXPECT_EQ(router.Pick(100), std::nullopt);
-  EXPECT_EQ(router.Pick(99), group);
+  EXPECT_EQ(router.Pick(100, 100), std::nullopt);
+  EXPECT_EQ(router.Pick(99, 99), group);
   router.Assign(group, 99);
   router.Assign(group, 99);
-  EXPECT_EQ(router.Pick(2), std::nullopt);
-  EXPECT_EQ(router.Pick(1), group);
+  EXPECT_EQ(router.Pick(3, 3), std::nullopt);
+  EXPECT_EQ(router.Pick(2, 2), group);
+}
+
+// A group's scheduler promises pages for all that a request may become: what
+// the router counts must not hide that a group is full of promises.
+TEST(RouterTest, CompletionsCountBeforeTheyAreMade) {
+  Router router;
+  const int64_t large = router.Add(Info(16, 2000));
+  const int64_t small = router.Add(Info(16, 1000));
+  EXPECT_EQ(router.Pick(10, 1000), large);
+  router.Assign(large, 1000);
+  EXPECT_EQ(router.Pick(10, 1000), large);  // as many free: the first one
+  router.Assign(large, 1000);
+  EXPECT_EQ(router.Pick(10, 1000), small);
+  // More than a sequence can hold is promised a whole one.
+  EXPECT_EQ(router.Pick(10, 1 << 30), small);
+  router.Assign(small, 1 << 30);
+  EXPECT_EQ(router.Pick(10, 11), std::nullopt);
+  router.Release(small, 1 << 30);
+  EXPECT_EQ(router.Pick(10, 1000), small);
 }
 
 TEST(RouterTest, ContextBoundsASequence) {
@@ -80,7 +99,7 @@ TEST(RouterTest, ContextBoundsASequence) {
   info.context_length = 64;
   router.Add(info);
   EXPECT_EQ(router.MaxSequenceTokens(), 64);
-  EXPECT_EQ(router.Pick(64), std::nullopt);
+  EXPECT_EQ(router.Pick(64, 64), std::nullopt);
 }
 
 TEST(RouterTest, DrainingGroupTakesNothing) {
@@ -88,7 +107,7 @@ TEST(RouterTest, DrainingGroupTakesNothing) {
   const int64_t group = router.Add(Info(8, 1000));
   router.Find(group)->draining = true;
   EXPECT_FALSE(router.Serving());
-  EXPECT_EQ(router.Pick(1), std::nullopt);
+  EXPECT_EQ(router.Pick(1, 1), std::nullopt);
   EXPECT_EQ(router.MaxSequenceTokens(), 0);
 }
 
@@ -97,7 +116,7 @@ TEST(RouterTest, LateNewsOfALostGroupIsIgnored) {
   const int64_t group = router.Add(Info(8, 1000, 1, /*key=*/5));
   EXPECT_EQ(router.FindByKey(5), group);
   router.Remove(group);
-  router.AddTokens(group, 3);
+  router.Assign(group, 3);
   router.Release(group, 3);
   EXPECT_EQ(router.FindByKey(5), std::nullopt);
   EXPECT_EQ(router.Find(group), nullptr);
