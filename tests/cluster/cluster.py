@@ -250,7 +250,9 @@ class Cluster:
                                        self.environment)
         if self.channel is not None:
             self.channel.close()
-        self.channel = grpc.insecure_channel(self.address)
+        # Connections of its own: a restarted coordinator has the same address.
+        self.channel = grpc.insecure_channel(
+            self.address, options=[("grpc.use_local_subchannel_pool", 1)])
         return self.coordinator
 
     @property
