@@ -153,8 +153,8 @@ TEST(GroupTest, ServesRandomArrivals) {
     } else {
       wanted[id] = new_tokens;
     }
-    // Waiting for an old one now and then keeps the queue short.
-    if (i % 16 == 15) (*group)->Wait(wanted.begin()->first);
+    // Waiting for the newest now and then keeps the queue short.
+    if (i % 16 == 15) (*group)->Wait(wanted.rbegin()->first);
   }
   for (const auto& [id, new_tokens] : wanted) {
     const Completion completion = (*group)->Wait(id);
