@@ -15,10 +15,6 @@
 namespace ring {
 namespace {
 
-// Prompts are cut at absolute multiples of this, so that where a cut falls
-// does not depend on what else is in the batch.
-constexpr int64_t kPromptCut = 64;
-
 int64_t Microseconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::microseconds>(duration)
       .count();
@@ -41,7 +37,8 @@ bool OnlyDecodes(const v1::GroupPlan& group) {
 }  // namespace
 
 Scheduler::Scheduler(const Options& options) : options_(options) {
-  RING_CHECK_GE(options.max_batch_tokens, options.cache.num_slots + kPromptCut)
+  RING_CHECK_GE(options.max_batch_tokens,
+                options.cache.num_slots + options.prompt_cut)
       << "a step must hold a row of every sequence and a piece of a prompt";
   for (int i = 0; i < options.data_parallel; ++i) {
     groups_.emplace_back(options.cache);
@@ -256,8 +253,8 @@ void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
     const int64_t left = sequence->num_known() - sequence->planned_rows;
     int64_t rows = std::min(left, *budget);
     if (rows < left) {
-      const int64_t end =
-          (sequence->planned_rows + rows) / kPromptCut * kPromptCut;
+      const int64_t end = (sequence->planned_rows + rows) /
+                          options_.prompt_cut * options_.prompt_cut;
       rows = end - sequence->planned_rows;
       if (rows <= 0) continue;
     }

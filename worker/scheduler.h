@@ -58,6 +58,10 @@ class Scheduler final : public RequestSink {
     int64_t replicated_rows = 0;
     // Pad decode steps to the sizes of decode_bucket.h.
     bool pad_decode_rows = false;
+    // Prompts are cut at absolute multiples of this many tokens, so that where
+    // a cut falls does not depend on what else is in the batch. At 1 they are
+    // cut wherever the budget of a step ends.
+    int64_t prompt_cut = 64;
   };
 
   explicit Scheduler(const Options& options);

@@ -50,6 +50,7 @@ json Run(const json& options) {
                                  ? DecayMode::kIndexM1
                                  : DecayMode::kIndex;
   group_options.max_batch_tokens = options.value("max_batch_tokens", 512);
+  group_options.prompt_cut = options.value("prompt_cut", 64);
   const int vocab_size = options.at("vocab_size");
   group_options.num_token_ids = vocab_size;
 

@@ -162,6 +162,38 @@ TEST_P(GoldenTest, LogitsAfterThePromptAreClose) {
       errors[errors.size() / 2], errors.back(), Tolerance(), flipped);
 }
 
+// Pieces of `budget` tokens, whatever the chunks of the linear layers, the
+// pages and the blocks of the softmax layers are.
+TEST(PromptCutTest, AnywhereEqualsWhole) {
+  const std::vector<GoldenPrompt> prompts = ReadGoldenPrompts();
+  for (const int64_t budget : {2, 7, 63, 65, 100}) {
+    MiniGroup::Options options;
+    options.model_dir = RingTinyDir();
+    options.tp = 2;
+    options.exchange = Scheduler::ExchangePolicy::kAllToAll;
+    options.num_token_ids = kTokenizerIds;
+    options.max_sequences = 1;
+    options.max_batch_tokens = budget;
+    options.prompt_cut = 1;
+    LogitCollector collector(options.tp);
+    options.on_ready = [&](int, const Mesh& mesh, Engine* engine) {
+      collector.Watch(1024, mesh, engine);
+    };
+    auto group = MiniGroup::Start(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto length = static_cast<int64_t>(prompts[i].prompt_ids.size());
+      if (length <= budget || length > 100 * budget) continue;
+      const Completion completion = (*group)->Run(GreedyRequest(prompts[i], 1));
+      ASSERT_TRUE(completion.error.ok()) << completion.error;
+      EXPECT_LE(RelativeL2(collector.Take(),
+                           ReadGoldenTensor("logits." + std::to_string(i))),
+                kFloat32Tolerance)
+          << "prompt " << i << " in pieces of " << budget;
+    }
+  }
+}
+
 // Residual stream after every layer over prompt 0 and its completion.
 TEST_P(GoldenTest, HiddenStatesAreClose) {
   const GoldenPrompt golden = ReadGoldenPrompts()[0];

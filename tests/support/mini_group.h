@@ -32,6 +32,7 @@ class MiniGroup {
     int max_sequences = 8;
     int64_t kv_tokens = 16384;
     int64_t max_batch_tokens = 512;
+    int64_t prompt_cut = 64;  // as Scheduler's
     int64_t max_context = 4096;
     int max_queued = 1024;
     int64_t replicated_rows = 4;

@@ -93,6 +93,7 @@ Scheduler::Options SchedulingOf(const MiniGroup::Options& options) {
   scheduling.exchange = options.exchange;
   scheduling.replicated_rows = options.replicated_rows;
   scheduling.pad_decode_rows = options.pad_decode_rows;
+  scheduling.prompt_cut = options.prompt_cut;
   return scheduling;
 }
 
