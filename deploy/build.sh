@@ -25,9 +25,13 @@ cores=$(nproc)
 [ "$jobs" -le "$cores" ] || jobs=$cores
 [ "$jobs" -ge 1 ] || jobs=1
 
-cmake --preset "$preset" "${defines[@]}" >"build-$preset.log" 2>&1 || {
-  cat "build-$preset.log" >&2
-  exit 1
-}
-rm -f "build-$preset.log"
+# Ninja itself notices every other change of the configuration.
+if [ ${#defines[@]} -gt 0 ] ||
+   [ ! "build/$preset/build.ninja" -nt CMakePresets.json ]; then
+  cmake --preset "$preset" "${defines[@]}" >"build-$preset.log" 2>&1 || {
+    cat "build-$preset.log" >&2
+    exit 1
+  }
+  rm -f "build-$preset.log"
+fi
 exec ninja -C "build/$preset" -j "$jobs" "$@"

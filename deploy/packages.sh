@@ -34,13 +34,14 @@ clang_runtime() {
 }
 
 missing_of() {
-  local group name
-  for group in "$@"; do
-    for name in $(packages_of "$group"); do
-      [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = \
-        installed ] || echo "$name"
-    done
-  done | sort -u
+  local group wanted installed
+  wanted=$(for group in "$@"; do packages_of "$group"; done | xargs -n 1 | sort -u)
+  # Packages that dpkg has never heard of make it fail. One of several
+  # architectures is listed once for each.
+  # shellcheck disable=SC2086
+  installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted \
+    2>/dev/null | sed -n 's/^installed //p' | sort -u || true)
+  comm -23 <(echo "$wanted") <(echo "$installed")
 }
 
 install_missing() {
