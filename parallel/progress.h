@@ -22,7 +22,12 @@ struct Progress {
   // kIdle makes no progress and need not; the other phases must tick.
   std::atomic<Phase> phase{Phase::kStarting};
   std::atomic<int64_t> step{-1};
+  // Rows of the step, with padding: names the recording that a GPU replays.
+  std::atomic<int32_t> rows{0};
   std::atomic<int32_t> layer{-1};
+  // The op that runs, while a backend waits after each
+  // (kernels/debug_backend.h), else null.
+  std::atomic<const char*> op{nullptr};
   // Collectives begun so far. Ranks in lock step have equal counts; the rank
   // that others wait for has begun fewer, or is not waiting.
   std::atomic<int64_t> collective{0};
@@ -30,8 +35,9 @@ struct Progress {
   std::atomic<int64_t> ticks{0};
 
   void Tick() { ticks.fetch_add(1, std::memory_order_relaxed); }
-  void EnterStep(int64_t number) {
+  void EnterStep(int64_t number, int64_t num_rows) {
     step.store(number, std::memory_order_relaxed);
+    rows.store(static_cast<int32_t>(num_rows), std::memory_order_relaxed);
     phase.store(Phase::kComputing, std::memory_order_relaxed);
     Tick();
   }

@@ -328,6 +328,7 @@ class SideLinkImpl final : public SideLink {
 ProgressSnapshot ProgressSnapshot::Of(const Progress& progress) {
   return {progress.phase.load(std::memory_order_relaxed),
           progress.layer.load(std::memory_order_relaxed),
+          progress.rows.load(std::memory_order_relaxed),
           progress.step.load(std::memory_order_relaxed),
           progress.collective.load(std::memory_order_relaxed),
           progress.ticks.load(std::memory_order_relaxed)};

@@ -20,6 +20,7 @@ namespace ring {
 struct ProgressSnapshot {
   Progress::Phase phase = Progress::Phase::kStarting;
   int32_t layer = -1;
+  int32_t rows = 0;
   int64_t step = -1;
   int64_t collective = 0;
   int64_t ticks = 0;

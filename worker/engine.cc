@@ -115,7 +115,7 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
       buffer.Load(plan, group_index,
                   replicated ? plan.padded_rows() : RowsOf(group)));
 
-  parts_.progress->EnterStep(plan.step());
+  parts_.progress->EnterStep(plan.step(), inputs.rows);
   for (const v1::CacheCopy& copy : group.state_copies()) {
     cache_->CopySlot(copy.from(), copy.to());
   }

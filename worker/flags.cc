@@ -93,6 +93,10 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
                  "Lengths of prompts to time, in tokens")
       ->delimiter(',')
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  app.add_flag(
+      "--debug-sync", flags.debug_sync,
+      "Wait after every op of the device, so that the incident line of "
+      "a device error names the op; slow");
   app.add_flag("--verbose", flags.verbose, "Log at debug level");
   try {
     app.parse(argc, argv);

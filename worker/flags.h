@@ -38,6 +38,7 @@ struct WorkerFlags {
   std::vector<int> bench_batches = {1, 8, 32, 128, 256};
   int64_t bench_context = 4096;                 // tokens before the decode
   std::vector<int64_t> bench_prompts = {4096};  // tokens of prompts to time
+  bool debug_sync = false;
   bool verbose = false;
 };
 

@@ -42,7 +42,7 @@ std::string IncidentLine(const FailureNotice& notice,
                          const std::string& culprit_host, int reporter) {
   const ProgressSnapshot& at = notice.progress;
   return absl::StrCat("incident rank=", notice.rank, " host=", culprit_host,
-                      " step=", at.step, " layer=", at.layer,
+                      " step=", at.step, " rows=", at.rows, " layer=", at.layer,
                       " collective=", at.collective, " phase=", Name(at.phase),
                       " what=\"", Plain(notice.what), "\" reporter=", reporter);
 }

@@ -11,7 +11,7 @@ namespace ring {
 inline constexpr int kIncidentExitCode = 70;
 
 // One line without its end: the culprit, where it was last seen, who says so.
-//   incident rank=2 host=node7 step=1812 layer=3 collective=40211
+//   incident rank=2 host=node7 step=1812 rows=8 layer=3 collective=40211
 //   phase=waiting what="connection closed" reporter=0
 std::string IncidentLine(const FailureNotice& notice,
                          const std::string& culprit_host, int reporter);

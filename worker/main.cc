@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
 #include "kernels/base/log.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/signal_watcher.h"
@@ -186,9 +187,15 @@ int RunRank(const WorkerFlags& flags) {
   Watchdog::Options options;
   options.incident_file = flags.incident_file;
   Watchdog watchdog(side_link->get(), &progress, options);
+  // The group hears what a failed check, or a device's error, has to say.
+  SetCheckHandler([&](const std::string& what) {
+    const char* const op = progress.op;
+    watchdog.Fail(op == nullptr ? what : absl::StrCat(what, " in op ", op));
+  });
   const absl::Status served =
       Serve(flags, mpi->get(), side_link->get(), &progress, &stop, &watchdog);
   if (!served.ok()) watchdog.Fail(std::string(served.message()));
+  SetCheckHandler(nullptr);
   watchdog.Stop();
   const absl::Status ended = (*mpi)->Shutdown();
   if (!ended.ok()) LogError("unclean end", "reason", ended.message());

@@ -10,6 +10,7 @@
 #include "kernels/backend_factory.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/debug_backend.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "parallel/communicator_factory.h"
 #include "worker/model_files/checkpoint.h"
@@ -85,6 +86,9 @@ absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const WorkerFlags& flags,
                           : std::max(1, cores / mpi->local_size());
   RING_ASSIGN_OR_RETURN(const std::string device, DeviceOf(flags, *mpi));
   RING_ASSIGN_OR_RETURN(rank->backend_, MakeBackend(device, threads));
+  if (flags.debug_sync) {
+    rank->backend_ = MakeDebugBackend(std::move(rank->backend_), &progress->op);
+  }
   Backend* const backend = rank->backend_.get();
   rank->on_gpu_ = device != "cpu";
   LogInfo("rank starts", "host", mpi->host_name(), "backend",

@@ -2,8 +2,22 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 #include "kernels/base/log.h"
+
+namespace ring {
+namespace {
+
+thread_local std::function<void(const std::string&)> check_handler;
+
+}  // namespace
+
+void SetCheckHandler(std::function<void(const std::string&)> handler) {
+  check_handler = std::move(handler);
+}
+
+}  // namespace ring
 
 namespace ring::internal {
 
@@ -12,7 +26,11 @@ CheckFailure::CheckFailure(const char* file, int line, const char* condition) {
 }
 
 CheckFailure::~CheckFailure() {
-  LogFatalLine(stream_.str());
+  const std::string what = stream_.str();
+  LogFatalLine(what);
+  // A check that fails in the handler must not come back to it.
+  const auto handler = std::exchange(check_handler, nullptr);
+  if (handler) handler(what);
   std::abort();
 }
 

@@ -3,7 +3,18 @@
 // Expected failures (files, network, config, client input) use absl::Status.
 #pragma once
 
+#include <functional>
 #include <sstream>
+#include <string>
+
+namespace ring {
+
+// Hears of a check that fails on this thread, after its line is logged and
+// before the process aborts; it may end the process itself. Given back by an
+// empty function.
+void SetCheckHandler(std::function<void(const std::string& what)> handler);
+
+}  // namespace ring
 
 namespace ring::internal {
 

@@ -37,7 +37,7 @@ STALL_S = 10  # without progress: the design's limit
 PHASES = ("loading", "idle", "prefill", "decode")
 LONG_PROMPT = [(7 * i) % 800 for i in range(16000)]
 INCIDENT = re.compile(
-    r'incident rank=(?P<rank>\d+) host=\S+ step=-?\d+ layer=-?\d+ '
+    r'incident rank=(?P<rank>\d+) host=\S+ step=-?\d+ rows=\d+ layer=-?\d+ '
     r'collective=\d+ phase=\w+ what="(?P<what>[^"]+)" reporter=(?P<by>\d+)$')
 
 

@@ -176,7 +176,7 @@ TEST(SideLinkTest, HeartbeatsCarryProgressBothWays) {
   options.heartbeat = milliseconds(10);
   RunRanks(3, [&](ControlChannel* control) {
     Rank rank(control, options);
-    rank.progress.EnterStep(100 + control->rank());
+    rank.progress.EnterStep(100 + control->rank(), 1);
     rank.progress.EnterLayer(control->rank());
     rank.progress.BeginCollective();
     EXPECT_TRUE(rank.Await([](SideLink* link) {

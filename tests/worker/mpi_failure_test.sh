@@ -33,3 +33,10 @@ fi
 [ "$lines" -ge 1 ] || fail "no incident line"
 others=$(grep ' incident ' "$log" | grep -vc " incident rank=$rank ")
 [ "$others" -eq 0 ] || fail "$others lines name another culprit"
+case $fault in
+  device) what='planted device error in op ScatterInts' ;;
+  trap) what='cuda.* in op ScatterInts' ;;
+  *) exit 0 ;;
+esac
+grep -q "incident.* step=100 rows=1 .*$what" "$log" ||
+  fail "the incident names another place"

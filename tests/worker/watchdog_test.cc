@@ -66,7 +66,7 @@ void Live(Phase phase, SideLink* link, Watchdog* watchdog, Progress* progress) {
 }
 
 void Suffer(const Scenario& scenario, Watchdog* watchdog, Progress* progress) {
-  progress->EnterStep(5);
+  progress->EnterStep(5, 8);
   progress->EnterLayer(3);
   progress->phase = scenario.phase;
   switch (scenario.fault) {
@@ -154,7 +154,7 @@ TEST_P(WatchdogTest, EndsTheGroupAndNamesTheCulprit) {
                                 HasSubstr("what=\"connection closed\"")));
         break;
       case Fault::kStall:
-        EXPECT_THAT(line, HasSubstr("step=5 layer=3 collective=0 "
+        EXPECT_THAT(line, HasSubstr("step=5 rows=8 layer=3 collective=0 "
                                     "phase=computing what=\"no progress for"));
         break;
       case Fault::kReport:

@@ -1,5 +1,8 @@
 #include "kernels/base/check.h"
 
+#include <cstdio>
+#include <cstdlib>
+
 #include "gtest/gtest.h"
 
 namespace ring {
@@ -9,6 +12,18 @@ TEST(CheckDeathTest, NamesConditionAndValues) {
   const int tp = 3;
   EXPECT_DEATH(RING_CHECK_EQ(tp, 4) << "ranks of a group",
                "check failed: .*with 3 == 4 ranks of a group");
+}
+
+TEST(CheckDeathTest, TellsTheHandlerOfItsThread) {
+  EXPECT_EXIT(
+      {
+        SetCheckHandler([](const std::string& what) {
+          std::fprintf(stderr, "heard: %s", what.c_str());
+          std::_Exit(7);
+        });
+        RING_CHECK(false) << "GPU fell off the bus";
+      },
+      testing::ExitedWithCode(7), "heard: .*GPU fell off the bus");
 }
 
 TEST(CheckTest, PassesWithoutEvaluatingTheMessage) {
