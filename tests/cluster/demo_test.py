@@ -76,6 +76,8 @@ class DemoTest(unittest.TestCase):
         for number in STATUS:
             for name in ("cmake", "ring-coordinator", "mpirun", "ring-worker"):
                 with self.subTest(signal=number.name, running=name):
+                    if name == "cmake":  # runs when its presets are newer
+                        os.utime(os.path.join(ROOT, "CMakePresets.json"))
                     with Demo() as demo:
                         demo.wait_for_program(name)
                         self.assert_ends_on(demo, number)
