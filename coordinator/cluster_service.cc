@@ -34,10 +34,9 @@ absl::StatusOr<GroupInfo> ReadHello(const v1::Hello& hello,
         ", the coordinator ", kProtocolVersion, ": install the same release"));
   }
   if (hello.model_digest() != model_digest) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the worker has loaded another model: its digest is ",
-                     hello.model_digest(), ", the coordinator's ", model_digest,
-                     ": give both the same --model"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the worker has another model: its digest is ", hello.model_digest(),
+        ", the coordinator's ", model_digest, ": give both the same --model"));
   }
   RING_RETURN_IF_ERROR(CheckCapacity("dp", hello.dp(), kMaxRanks));
   RING_RETURN_IF_ERROR(CheckCapacity("tp", hello.tp(), kMaxRanks));
@@ -192,6 +191,14 @@ class JoinCall final
 grpc::ServerBidiReactor<v1::FromWorker, v1::ToWorker>* ClusterService::Join(
     grpc::CallbackServerContext*) {
   return JoinCall::Start(&model_digest_, dispatcher_);
+}
+
+grpc::ServerUnaryReactor* ClusterService::CheckGroup(
+    grpc::CallbackServerContext* context, const v1::Hello* hello,
+    v1::CheckGroupResponse*) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(ReadHello(*hello, model_digest_).status()));
+  return reactor;
 }
 
 }  // namespace ring

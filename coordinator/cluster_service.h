@@ -18,6 +18,9 @@ class ClusterService final : public v1::Cluster::CallbackService {
 
   grpc::ServerBidiReactor<v1::FromWorker, v1::ToWorker>* Join(
       grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* CheckGroup(
+      grpc::CallbackServerContext* context, const v1::Hello* hello,
+      v1::CheckGroupResponse* response) override;
 
  private:
   const std::string model_digest_;

@@ -63,6 +63,9 @@ class Backend {
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) = 0;
 
+  // What Allocate can still give, of memory that others may take as well.
+  virtual int64_t AvailableBytes() = 0;
+
   // Host memory whose copies to the device run beside the host. Contents are
   // undefined. Errors as Allocate.
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(

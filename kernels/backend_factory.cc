@@ -18,14 +18,14 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(absl::string_view device,
   if (device != "cuda" && (!absl::ConsumePrefix(&number, "cuda:") ||
                            !absl::SimpleAtoi(number, &gpu) || gpu < 0)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("device \"", device, "\": use cpu, cuda or cuda:N"));
+        absl::StrCat("\"", device, "\" is no device: use cpu, cuda or cuda:N"));
   }
 #if RING_WITH_CUDA
   return MakeCudaBackend(gpu);
 #else
   return absl::FailedPreconditionError(
-      absl::StrCat("device ", device,
-                   ": this program is built without CUDA (preset \"cuda\")"));
+      "this program is built without CUDA: use cpu, or build the preset "
+      "\"cuda\"");
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/available_memory.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/elementwise/embedding.h"
 #include "kernels/elementwise/scatter.h"
@@ -68,6 +69,8 @@ class CpuBackend final : public Backend {
     std::memset(data, 0, padded);
     return std::make_unique<HostBuffer>(data, bytes);
   }
+
+  int64_t AvailableBytes() override { return AvailableMemoryBytes(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
       int64_t bytes) override {

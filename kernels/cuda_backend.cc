@@ -124,17 +124,21 @@ class CudaBackend final : public Backend {
     const cudaError_t error = cudaMalloc(&data, bytes > 0 ? bytes : 1);
     if (error != cudaSuccess) {
       cudaGetLastError();  // forgets it
-      size_t free_bytes = 0;
-      size_t total_bytes = 0;
-      RING_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
       return absl::ResourceExhaustedError(absl::StrCat(
-          "cannot allocate ", bytes, " bytes of GPU memory: ", free_bytes,
-          " of ", total_bytes, " are left"));
+          "cannot allocate ", bytes, " bytes of GPU memory: ", AvailableBytes(),
+          " are left"));
     }
     // On the null stream, which the queues do not wait for.
     RING_CUDA_CHECK(cudaMemset(data, 0, bytes));
     RING_CUDA_CHECK(cudaStreamSynchronize(nullptr));
     return std::make_unique<GpuBuffer>(data, bytes);
+  }
+
+  int64_t AvailableBytes() override {
+    size_t free_bytes = 0;
+    size_t total_bytes = 0;
+    RING_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &total_bytes));
+    return static_cast<int64_t>(free_bytes);
   }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
@@ -424,7 +428,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(int device) {
   }
   if (device >= count) {
     return absl::NotFoundError(absl::StrCat(
-        "device cuda:", device, ": this host has ", count, " GPUs"));
+        "device cuda:", device, ": this host has ", count,
+        " GPUs, numbered from 0: start no more ranks on it than that"));
   }
   cudaDeviceProp properties;
   RING_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));

@@ -22,6 +22,7 @@ class ForwardingBackend : public Backend {
       int64_t bytes) override {
     return inner_->Allocate(bytes);
   }
+  int64_t AvailableBytes() override { return inner_->AvailableBytes(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> AllocateHost(
       int64_t bytes) override {
     return inner_->AllocateHost(bytes);

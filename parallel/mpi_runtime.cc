@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <utility>
 #include <vector>
 
@@ -114,6 +115,14 @@ class MpiRuntimeImpl final : public MpiRuntime {
 };
 
 }  // namespace
+
+bool StartedByLauncher() {
+  // Open MPI's own; PMIx, which srun and newer mpiruns speak; PMI before it.
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (std::getenv(name) != nullptr) return true;
+  }
+  return false;
+}
 
 absl::StatusOr<std::unique_ptr<MpiRuntime>> MpiRuntime::Create(
     const Options& options) {

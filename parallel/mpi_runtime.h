@@ -14,6 +14,10 @@
 
 namespace ring {
 
+// Whether mpirun, srun or the like has made this process one rank of a world,
+// as its environment says. Before MPI is initialised.
+bool StartedByLauncher();
+
 // One per process, made first in main() by the thread that becomes the engine
 // thread, and confined to it. MPI is initialised with MPI_THREAD_FUNNELED and
 // never blocks: all waiting is testing in a loop that yields, then sleeps up

@@ -28,6 +28,7 @@ using std::chrono::steady_clock;
 
 constexpr milliseconds kFirstBackoff{50};
 constexpr milliseconds kLastBackoff{2000};
+constexpr milliseconds kAskPatience{3000};
 constexpr int64_t kMaxPemBytes = 1 << 20;
 
 using Stream = grpc::ClientReaderWriter<v1::FromWorker, v1::ToWorker>;
@@ -75,6 +76,25 @@ std::shared_ptr<grpc::Channel> MakeChannel(
 std::string HostName() {
   char name[256] = {};
   return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
+}
+
+v1::Hello MakeHello(const GroupDescription& group, uint64_t group_key,
+                    int64_t epoch) {
+  v1::Hello hello;
+  hello.set_protocol_version(kProtocolVersion);
+  hello.set_group_key(group_key);
+  hello.set_epoch(epoch);
+  hello.set_model_digest(group.model_digest);
+  hello.set_dp(group.dp);
+  hello.set_tp(group.tp);
+  hello.set_max_sequences(group.max_sequences);
+  hello.set_kv_tokens(group.kv_tokens);
+  hello.set_max_batch_tokens(group.max_batch_tokens);
+  hello.set_context_length(group.context_length);
+  hello.set_host(HostName());
+  hello.set_pid(getpid());
+  hello.set_device(group.device);
+  return hello;
 }
 
 v1::GroupFinish ToWire(FinishReason reason) {
@@ -196,7 +216,7 @@ class CoordinatorLink::Impl {
     }
     const std::unique_ptr<Stream> stream = stub->Join(&context);
     v1::FromWorker hello;
-    *hello.mutable_hello() = MakeHello(epoch);
+    *hello.mutable_hello() = MakeHello(options_.group, group_key_, epoch);
     v1::ToWorker message;
     absl::Status error = absl::OkStatus();
     if (stream->Write(hello) && stream->Read(&message)) {
@@ -213,25 +233,6 @@ class CoordinatorLink::Impl {
     if (!error.ok()) return error;
     return status.ok() ? absl::UnavailableError("the stream was closed")
                        : status;
-  }
-
-  v1::Hello MakeHello(int64_t epoch) const {
-    const GroupDescription& group = options_.group;
-    v1::Hello hello;
-    hello.set_protocol_version(kProtocolVersion);
-    hello.set_group_key(group_key_);
-    hello.set_epoch(epoch);
-    hello.set_model_digest(group.model_digest);
-    hello.set_dp(group.dp);
-    hello.set_tp(group.tp);
-    hello.set_max_sequences(group.max_sequences);
-    hello.set_kv_tokens(group.kv_tokens);
-    hello.set_max_batch_tokens(group.max_batch_tokens);
-    hello.set_context_length(group.context_length);
-    hello.set_host(HostName());
-    hello.set_pid(getpid());
-    hello.set_device(group.device);
-    return hello;
   }
 
   // Takes requests until the stream ends. An error: the coordinator broke the
@@ -441,6 +442,20 @@ class CoordinatorLink::Impl {
   std::thread reader_;
   std::thread writer_;
 };
+
+absl::Status CoordinatorLink::Ask(const Options& options) {
+  RING_ASSIGN_OR_RETURN(
+      const std::shared_ptr<grpc::ChannelCredentials> credentials,
+      MakeCredentials(options));
+  const auto stub =
+      v1::Cluster::NewStub(MakeChannel(options.coordinator, credentials));
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kAskPatience);
+  v1::CheckGroupResponse response;
+  return FromGrpcStatus(stub->CheckGroup(
+      &context, MakeHello(options.group, /*group_key=*/0, /*epoch=*/0),
+      &response));
+}
 
 absl::StatusOr<std::unique_ptr<CoordinatorLink>> CoordinatorLink::Start(
     Options options, RequestSink* sink) {

@@ -50,6 +50,12 @@ class CoordinatorLink final : public EventSink {
     std::function<void(absl::Status)> on_refused;
   };
 
+  // Asks the coordinator, once and for a few seconds, whether it would take
+  // this group; nothing joins. FAILED_PRECONDITION or INVALID_ARGUMENT: it
+  // would not, or the TLS files are wrong; NOT_FOUND: one is missing. Any other
+  // error: no answer, which a coordinator that is not there yet gives as well.
+  static absl::Status Ask(const Options& options);
+
   // Starts to connect. `sink` must outlive the link. INVALID_ARGUMENT or
   // NOT_FOUND: TLS files.
   static absl::StatusOr<std::unique_ptr<CoordinatorLink>> Start(

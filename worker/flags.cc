@@ -43,7 +43,7 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       ->check(CLI::Range(1, 65536));
   app.add_option("--kv-tokens", flags.kv_tokens,
                  "Tokens that the KV pages hold, per data-parallel group")
-      ->check(CLI::Range(int64_t{64}, int64_t{1} << 40));
+      ->check(CLI::Range(int64_t{64}, int64_t{1} << 36));
   app.add_option("--max-batch-tokens", flags.max_batch_tokens,
                  "Tokens of one step, per data-parallel group")
       ->check(CLI::Range(int64_t{65}, int64_t{1} << 20));
@@ -108,7 +108,7 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       *exit_code = 0;
       return flags;
     }
-    return absl::InvalidArgumentError(err.str());
+    return absl::InvalidArgumentError(error.what());
   }
   if (!flags.check && !flags.bench && flags.coordinator.empty()) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is missing");

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,8 +21,9 @@
 #include "worker/model/model_check.h"
 #include "worker/model_files/digest.h"
 #include "worker/rank.h"
+#include "worker/rank_plan.h"
 #include "worker/scheduler.h"
-#include "worker/shard_of_mesh.h"
+#include "worker/start_check.h"
 #include "worker/step_loop.h"
 #include "worker/watchdog.h"
 
@@ -45,21 +47,17 @@ Scheduler::ExchangePolicy ExchangeOf(const WorkerFlags& flags) {
 
 // `--check`: the report of every rank of a world of dp x tp, without MPI.
 int RunCheck(const WorkerFlags& flags) {
-  const auto ranks =
-      [&](const ModelConfig& config) -> absl::StatusOr<std::vector<ShardSpec>> {
+  const auto ranks = [&](const ModelConfig& config)
+      -> absl::StatusOr<std::vector<RankToCheck>> {
     const int world_size = flags.tp * std::max(flags.dp, 1);
-    RING_ASSIGN_OR_RETURN(
-        const ExpertPlacement placement,
-        ExpertPlacement::Contiguous(config.num_hidden_layers,
-                                    config.num_experts, world_size));
-    std::vector<ShardSpec> specs;
+    std::vector<RankToCheck> world;
     for (int rank = 0; rank < world_size; ++rank) {
-      RING_ASSIGN_OR_RETURN(const Mesh mesh, MakeMesh(config, world_size, rank,
-                                                      flags.tp, flags.dp));
-      specs.push_back(MakeShardSpec(config, mesh, placement));
-      specs.back().format = WeightFormatOf(flags);
+      RING_ASSIGN_OR_RETURN(const RankPlan plan,
+                            PlanRank(flags, config, world_size, rank));
+      world.push_back({plan.shard, plan.bytes.kv_pages, plan.bytes.state_slots,
+                       plan.bytes.workspace});
     }
-    return specs;
+    return world;
   };
   const ModelCheck check = CheckModel(flags.model, ranks);
   std::fputs(check.report.c_str(), stdout);
@@ -71,47 +69,38 @@ int RunCheck(const WorkerFlags& flags) {
 // the group in good order, the followers wait for its word. Thread-safe.
 class StopOnSignal {
  public:
-  StopOnSignal() : watcher_([this](int) { Stop(); }) {}
+  StopOnSignal()
+      : watcher_([this](int) {
+          LogInfo("stop signal: cancelling what runs");
+          Stop();
+        }) {}
 
-  // From now on a signal stops `scheduler`; null: there is none any more.
+  // From now on a signal, or Stop, stops `scheduler`; null: there is none any
+  // more.
   void Serve(Scheduler* scheduler) {
     MutexLock lock(&mutex_);
     scheduler_ = scheduler;
     if (requested_ && scheduler_ != nullptr) scheduler_->Stop();
   }
 
- private:
   void Stop() {
     MutexLock lock(&mutex_);
     requested_ = true;
     if (scheduler_ == nullptr) return;
-    LogInfo("stop signal: cancelling what runs");
     scheduler_->CancelAll();
     scheduler_->Stop();
   }
 
+ private:
   Mutex mutex_;
   Scheduler* scheduler_ GUARDED_BY(mutex_) = nullptr;
   bool requested_ GUARDED_BY(mutex_) = false;
   SignalWatcher watcher_;
 };
 
-// What only the leader does: schedule, and talk to the coordinator. Returns
-// when the group is to end in good order.
-absl::Status Lead(const WorkerFlags& flags, const Rank& rank, StepLoop* loop,
-                  StopOnSignal* stop, Watchdog* watchdog) {
-  const Mesh& mesh = rank.mesh();
-  Scheduler scheduler({.data_parallel = mesh.dp(),
-                       .tensor_parallel = mesh.tp(),
-                       .cache = {flags.max_sequences, rank.num_pages()},
-                       .max_batch_tokens = flags.max_batch_tokens,
-                       .max_context = rank.max_context(),
-                       .max_queued = flags.max_queued,
-                       .exchange = ExchangeOf(flags),
-                       .replicated_rows = rank.on_gpu() ? kReplicatedRowsOnGpu
-                                                        : kReplicatedRows,
-                       .pad_decode_rows = rank.on_gpu()});
-  stop->Serve(&scheduler);
+// What the leader tells the coordinator of its group.
+absl::StatusOr<CoordinatorLink::Options> DescribeGroup(const WorkerFlags& flags,
+                                                       const RankPlan& plan) {
   CoordinatorLink::Options link;
   link.coordinator = flags.coordinator;
   link.tls_ca = flags.tls_ca;
@@ -119,52 +108,201 @@ absl::Status Lead(const WorkerFlags& flags, const Rank& rank, StepLoop* loop,
   link.tls_key = flags.tls_key;
   RING_ASSIGN_OR_RETURN(link.group.model_digest, ModelDigest(flags.model));
   link.group.device = flags.device;
-  link.group.dp = mesh.dp();
-  link.group.tp = mesh.tp();
-  link.group.max_sequences = flags.max_sequences;
-  link.group.kv_tokens = int64_t{rank.num_pages()} * kPageTokens;
-  link.group.max_batch_tokens = flags.max_batch_tokens;
-  link.group.context_length = rank.max_context();
-  link.on_refused = [watchdog](absl::Status status) {
-    watchdog->Fail(
-        absl::StrCat("the coordinator refused this group: ", status.message()));
-  };
-  RING_ASSIGN_OR_RETURN(const std::unique_ptr<CoordinatorLink> events,
-                        CoordinatorLink::Start(link, &scheduler));
-  const absl::Status status = loop->RunLeader(&scheduler, events.get());
-  stop->Serve(nullptr);
-  return status;
+  link.group.dp = plan.mesh.dp();
+  link.group.tp = plan.mesh.tp();
+  link.group.max_sequences = plan.engine.max_sequences;
+  link.group.kv_tokens = int64_t{plan.engine.num_pages} * kPageTokens;
+  link.group.max_batch_tokens = plan.engine.max_batch_tokens;
+  link.group.context_length = plan.engine.max_context;
+  return link;
 }
 
-// Everything between a running watchdog and the end of the step loop.
-absl::Status Serve(const WorkerFlags& flags, MpiRuntime* mpi,
-                   SideLink* side_link, Progress* progress, StopOnSignal* stop,
-                   Watchdog* watchdog) {
-  RING_ASSIGN_OR_RETURN(
-      const std::unique_ptr<Rank> rank,
-      Rank::Create(flags, mpi, progress, [watchdog](const std::string& what) {
-        watchdog->Fail(what);
-      }));
-  if (flags.bench) {
-    RING_RETURN_IF_ERROR(RunBench(flags, rank.get()));
+// Whether the coordinator would take this group. One that does not answer may
+// be there when the weights are loaded.
+absl::Status AskCoordinator(const CoordinatorLink::Options& link) {
+  const absl::Status answer = CoordinatorLink::Ask(link);
+  if (answer.ok()) return answer;
+  if (absl::IsFailedPrecondition(answer) || absl::IsInvalidArgument(answer) ||
+      absl::IsNotFound(answer)) {
+    return absl::Status(answer.code(),
+                        absl::StrCat("--coordinator ", link.coordinator, ": ",
+                                     answer.message()));
+  }
+  LogWarning("the coordinator does not answer: loading all the same",
+             "coordinator", link.coordinator, "why", answer.message());
+  return absl::OkStatus();
+}
+
+// One rank from a running watchdog to the end of its step loop.
+class Worker {
+ public:
+  struct Parts {
+    const WorkerFlags* flags = nullptr;
+    MpiRuntime* mpi = nullptr;
+    SideLink* side_link = nullptr;
+    Progress* progress = nullptr;
+    StopOnSignal* stop = nullptr;
+    Watchdog* watchdog = nullptr;
+  };
+  explicit Worker(const Parts& parts)
+      : parts_(parts), flags_(*parts.flags), mpi_(parts.mpi) {}
+
+  // An error is an incident: this rank cannot go on.
+  absl::Status Run() {
+    absl::StatusOr<Rank::Parts> found =
+        Rank::Prepare(flags_, *mpi_, parts_.progress);
+    RING_RETURN_IF_ERROR(CheckStart(found));
+    if (!mistake_.empty()) return absl::OkStatus();
+    RING_ASSIGN_OR_RETURN(
+        const std::unique_ptr<Rank> rank,
+        Rank::Create(
+            flags_, *std::move(found), mpi_, parts_.progress,
+            [this](const std::string& what) { parts_.watchdog->Fail(what); }));
+    if (flags_.bench) {
+      const absl::Status bench = RunBench(flags_, rank.get());
+      // All ranks find the same limit.
+      if (absl::IsInvalidArgument(bench)) {
+        mistake_ = std::string(bench.message());
+      } else {
+        RING_RETURN_IF_ERROR(bench);
+      }
+      return rank->Close();
+    }
+    StepLoop loop({.control = mpi_->control(),
+                   .side_link = parts_.side_link,
+                   .engine = &rank->engine(),
+                   .progress = parts_.progress,
+                   .data_parallel = rank->mesh().dp(),
+                   .tensor_parallel = rank->mesh().tp(),
+                   .overlap = rank->on_gpu()});
+    RING_RETURN_IF_ERROR(rank->mesh().is_leader() ? Lead(*rank, &loop)
+                                                  : loop.RunFollower());
     return rank->Close();
   }
-  StepLoop loop({.control = mpi->control(),
-                 .side_link = side_link,
-                 .engine = &rank->engine(),
-                 .progress = progress,
-                 .data_parallel = rank->mesh().dp(),
-                 .tensor_parallel = rank->mesh().tp(),
-                 .overlap = rank->on_gpu()});
-  RING_RETURN_IF_ERROR(rank->mesh().is_leader()
-                           ? Lead(flags, *rank, &loop, stop, watchdog)
-                           : loop.RunFollower());
-  return rank->Close();
+
+  // After Run: why the group ends though no rank has failed, as the user should
+  // read it; empty when it was told to end. Of the leader, or of all ranks.
+  const std::string& mistake() const { return mistake_; }
+
+ private:
+  // Collective, before anything is loaded. Leaves what is wrong in mistake_.
+  absl::Status CheckStart(const absl::StatusOr<Rank::Parts>& found) {
+    absl::Status own = found.status();
+    const bool leads = mpi_->rank() == 0;
+    if (own.ok() && leads && !flags_.bench) {
+      absl::StatusOr<CoordinatorLink::Options> link =
+          DescribeGroup(flags_, found->plan);
+      parts_.progress->Tick();
+      own = link.ok() ? AskCoordinator(*link) : link.status();
+      if (own.ok()) link_ = *std::move(link);
+    }
+    RING_RETURN_IF_ERROR(Agree(own));
+    if (!mistake_.empty()) return absl::OkStatus();
+
+    const MemoryNeed need{found->weight_bytes, found->plan.bytes};
+    RING_ASSIGN_OR_RETURN(
+        int64_t neighbours,
+        BytesOfNeighbours(mpi_->control(), parts_.side_link->hosts(),
+                          need.total()));
+    // Ranks of a host share its memory, but each has its own GPU.
+    if (found->on_gpu && !flags_.share_gpu) neighbours = 0;
+    return Agree(CheckMemory(flags_, need, neighbours,
+                             found->backend->AvailableBytes()));
+  }
+
+  absl::Status Agree(const absl::Status& own) {
+    RING_ASSIGN_OR_RETURN(
+        mistake_, FirstMistake(mpi_->control(), mpi_->host_name(), own));
+    return absl::OkStatus();
+  }
+
+  // What only the leader does: schedule, and talk to the coordinator. Returns
+  // when the group is to end in good order.
+  absl::Status Lead(const Rank& rank, StepLoop* loop) {
+    const Mesh& mesh = rank.mesh();
+    Scheduler scheduler({.data_parallel = mesh.dp(),
+                         .tensor_parallel = mesh.tp(),
+                         .cache = {flags_.max_sequences, rank.num_pages()},
+                         .max_batch_tokens = flags_.max_batch_tokens,
+                         .max_context = rank.max_context(),
+                         .max_queued = flags_.max_queued,
+                         .exchange = ExchangeOf(flags_),
+                         .replicated_rows = rank.on_gpu() ? kReplicatedRowsOnGpu
+                                                          : kReplicatedRows,
+                         .pad_decode_rows = rank.on_gpu()});
+    parts_.stop->Serve(&scheduler);
+    // A coordinator with another model may have taken the place of the first.
+    absl::Status refusal;
+    link_.on_refused = [&](absl::Status status) {
+      refusal = std::move(status);
+      parts_.stop->Stop();
+    };
+    absl::Status status;
+    {
+      RING_ASSIGN_OR_RETURN(const std::unique_ptr<CoordinatorLink> events,
+                            CoordinatorLink::Start(link_, &scheduler));
+      status = loop->RunLeader(&scheduler, events.get());
+      parts_.stop->Serve(nullptr);
+    }  // the link's threads have ended
+    if (!refusal.ok()) {
+      mistake_ = absl::StrCat("the coordinator at ", flags_.coordinator,
+                              " refused this group: ", refusal.message());
+    }
+    return status;
+  }
+
+  const Parts parts_;
+  const WorkerFlags& flags_;
+  MpiRuntime* const mpi_;
+  CoordinatorLink::Options link_;  // the leader's
+  std::string mistake_;
+};
+
+void SayMistake(const std::string& mistake) {
+  std::fprintf(stderr, "ring-worker: %s\n", mistake.c_str());
 }
 
 // A rank whose engine cannot go on ends the group; only a run without failure
 // finalizes MPI.
-int RunRank(const WorkerFlags& flags) {
+int RunInWorld(const WorkerFlags& flags, MpiRuntime* mpi, Progress* progress,
+               StopOnSignal* stop) {
+  SideLink::Options link;
+  link.host_name = mpi->host_name();
+  absl::StatusOr<std::unique_ptr<SideLink>> side_link =
+      SideLink::Create(mpi->control(), progress, link);
+  if (!side_link.ok()) {
+    LogError("cannot link the ranks", "reason", side_link.status().message());
+    return 1;
+  }
+  Watchdog::Options options;
+  options.incident_file = flags.incident_file;
+  Watchdog watchdog(side_link->get(), progress, options);
+  Worker worker({.flags = &flags,
+                 .mpi = mpi,
+                 .side_link = side_link->get(),
+                 .progress = progress,
+                 .stop = stop,
+                 .watchdog = &watchdog});
+  // The group hears what a failed check, or a device's error, has to say.
+  SetCheckHandler([&](const std::string& what) {
+    const char* const op = progress->op;
+    watchdog.Fail(op == nullptr ? what : absl::StrCat(what, " in op ", op));
+  });
+  const absl::Status run = worker.Run();
+  if (!run.ok()) watchdog.Fail(std::string(run.message()));
+  SetCheckHandler(nullptr);
+  int exit_code = 0;
+  if (!worker.mistake().empty()) {
+    exit_code = kMistakeExitCode;
+    if (mpi->rank() == 0) SayMistake(worker.mistake());
+  }
+  watchdog.Stop();
+  return exit_code;
+}
+
+// The ranks agree on the flags first: one of them may have others, and one
+// message about them is enough.
+int RunRank(const absl::StatusOr<WorkerFlags>& flags) {
   // Before MPI starts threads, so that none of them takes the signals.
   StopOnSignal stop;
   Progress progress;
@@ -176,46 +314,38 @@ int RunRank(const WorkerFlags& flags) {
     return 1;
   }
   SetLogIdentity(absl::StrCat("rank ", (*mpi)->rank()));
-  SideLink::Options link;
-  link.host_name = (*mpi)->host_name();
-  absl::StatusOr<std::unique_ptr<SideLink>> side_link =
-      SideLink::Create((*mpi)->control(), &progress, link);
-  if (!side_link.ok()) {
-    LogError("cannot link the ranks", "reason", side_link.status().message());
+  const absl::StatusOr<std::string> mistake =
+      FirstMistake((*mpi)->control(), (*mpi)->host_name(), flags.status());
+  if (!mistake.ok()) {
+    LogError("cannot start", "reason", mistake.status().message());
     return 1;
   }
-  Watchdog::Options options;
-  options.incident_file = flags.incident_file;
-  Watchdog watchdog(side_link->get(), &progress, options);
-  // The group hears what a failed check, or a device's error, has to say.
-  SetCheckHandler([&](const std::string& what) {
-    const char* const op = progress.op;
-    watchdog.Fail(op == nullptr ? what : absl::StrCat(what, " in op ", op));
-  });
-  const absl::Status served =
-      Serve(flags, mpi->get(), side_link->get(), &progress, &stop, &watchdog);
-  if (!served.ok()) watchdog.Fail(std::string(served.message()));
-  SetCheckHandler(nullptr);
-  watchdog.Stop();
+  int exit_code = kMistakeExitCode;
+  if (mistake->empty()) {
+    exit_code = RunInWorld(*flags, mpi->get(), &progress, &stop);
+  } else if ((*mpi)->rank() == 0) {
+    SayMistake(*mistake);
+  }
   const absl::Status ended = (*mpi)->Shutdown();
   if (!ended.ok()) LogError("unclean end", "reason", ended.message());
-  LogInfo("rank ends");
-  return ended.ok() ? 0 : 1;
+  if (exit_code == 0) LogInfo("rank ends");
+  return ended.ok() ? exit_code : 1;
 }
 
 int Main(int argc, char** argv) {
   int exit_code = -1;
   const absl::StatusOr<WorkerFlags> flags =
       ParseWorkerFlags(argc, argv, &exit_code);
-  if (!flags.ok()) {
-    std::fprintf(stderr, "ring-worker: %s\n",
-                 std::string(flags.status().message()).c_str());
-    return 2;
-  }
   if (exit_code >= 0) return exit_code;
-  SetLogLevel(flags->verbose ? LogLevel::kDebug : LogLevel::kInfo);
-  if (flags->check) return RunCheck(*flags);
-  return RunRank(*flags);
+  if (!flags.ok() && !StartedByLauncher()) {
+    SayMistake(std::string(flags.status().message()));
+    return kMistakeExitCode;
+  }
+  if (flags.ok()) {
+    SetLogLevel(flags->verbose ? LogLevel::kDebug : LogLevel::kInfo);
+    if (flags->check) return RunCheck(*flags);
+  }
+  return RunRank(flags);
 }
 
 }  // namespace

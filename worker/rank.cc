@@ -4,6 +4,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,10 +12,9 @@
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/debug_backend.h"
-#include "kernels/paged_attention/paged_attention.h"
 #include "parallel/communicator_factory.h"
-#include "worker/model_files/checkpoint.h"
-#include "worker/shard_of_mesh.h"
+#include "worker/model/load_plan.h"
+#include "worker/model_files/inventory.h"
 
 namespace ring {
 namespace {
@@ -35,108 +35,125 @@ absl::StatusOr<std::string> DeviceOf(const WorkerFlags& flags,
   return flags.device;
 }
 
-absl::StatusOr<WeightShard> LoadWeights(const WorkerFlags& flags,
-                                        const ModelConfig& config,
-                                        const ShardSpec& spec, bool on_gpu,
-                                        int threads, Backend* backend,
-                                        Progress* progress) {
+// Opens what the weights will come from, and says how much they will take.
+absl::Status PlanWeights(const WorkerFlags& flags, Rank::Parts* parts) {
+  const ModelConfig& config = parts->config;
+  ShardSpec shard = parts->plan.shard;
   if (flags.load == "dummy") {
-    return on_gpu ? WeightShard::MakeUpOn(config, spec, kDummySeed, backend,
-                                          progress)
-                  : WeightShard::MakeUp(config, spec, kDummySeed, threads,
-                                        progress);
+    RING_ASSIGN_OR_RETURN(parts->weight_bytes,
+                          WeightShard::MadeUpBytes(config, std::move(shard)));
+    return absl::OkStatus();
   }
-  RING_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                        Checkpoint::Open(flags.model));
-  return on_gpu
-             ? WeightShard::LoadOn(config, checkpoint, spec, threads, backend,
-                                   progress)
-             : WeightShard::Load(config, checkpoint, spec, threads, progress);
+  RING_ASSIGN_OR_RETURN(parts->checkpoint, Checkpoint::Open(flags.model));
+  const TensorTable& tensors = parts->checkpoint->tensors();
+  RING_RETURN_IF_ERROR(CheckInventory(config, tensors).status());
+  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
+                        LoadPlan::Create(config, tensors, std::move(shard)));
+  parts->weight_bytes = plan.memory_bytes();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<WeightShard> LoadWeights(const Rank::Parts& parts,
+                                        Progress* progress) {
+  const ModelConfig& config = parts.config;
+  const ShardSpec& spec = parts.plan.shard;
+  Backend* const backend = parts.backend.get();
+  if (!parts.checkpoint.has_value()) {
+    return parts.on_gpu ? WeightShard::MakeUpOn(config, spec, kDummySeed,
+                                                backend, progress)
+                        : WeightShard::MakeUp(config, spec, kDummySeed,
+                                              parts.threads, progress);
+  }
+  return parts.on_gpu ? WeightShard::LoadOn(config, *parts.checkpoint, spec,
+                                            parts.threads, backend, progress)
+                      : WeightShard::Load(config, *parts.checkpoint, spec,
+                                          parts.threads, progress);
+}
+
+// `status` with the words that tell a user which flag it is about.
+absl::Status About(absl::string_view flag, const absl::Status& status) {
+  return absl::Status(status.code(),
+                      absl::StrCat(flag, ": ", status.message()));
 }
 
 }  // namespace
 
-WeightFormat WeightFormatOf(const WorkerFlags& flags) {
-  return flags.weights == "fp8" ? WeightFormat::kBlockFp8
-                                : WeightFormat::kAsStored;
-}
+absl::StatusOr<Rank::Parts> Rank::Prepare(const WorkerFlags& flags,
+                                          const MpiRuntime& mpi,
+                                          Progress* progress) {
+  const std::string model = absl::StrCat("--model ", flags.model);
+  absl::StatusOr<ModelConfigFile> file = ReadModelConfig(flags.model);
+  if (!file.ok()) return About(model, file.status());
+  RING_ASSIGN_OR_RETURN(RankPlan plan,
+                        PlanRank(flags, file->config, mpi.size(), mpi.rank()));
+  Parts parts{.config = std::move(file->config), .plan = std::move(plan)};
+  const absl::Status weights = PlanWeights(flags, &parts);
+  if (!weights.ok()) return About(model, weights);
+  progress->Tick();  // files and devices may each take seconds
 
-DecayMode DecayModeOf(const WorkerFlags& flags) {
-  return flags.decay == "index_m1" ? DecayMode::kIndexM1 : DecayMode::kIndex;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  parts.threads =
+      flags.threads > 0 ? flags.threads : std::max(1, cores / mpi.local_size());
+  RING_ASSIGN_OR_RETURN(const std::string device, DeviceOf(flags, mpi));
+  parts.on_gpu = device != "cpu";
+  absl::StatusOr<std::unique_ptr<Backend>> backend =
+      MakeBackend(device, parts.threads);
+  if (!backend.ok()) {
+    return About(absl::StrCat("--device ", flags.device), backend.status());
+  }
+  parts.backend = *std::move(backend);
+  return parts;
 }
 
 absl::StatusOr<std::unique_ptr<Rank>> Rank::Create(const WorkerFlags& flags,
+                                                   Parts parts_in,
                                                    MpiRuntime* mpi,
                                                    Progress* progress,
                                                    FailureHandler on_failure) {
-  std::unique_ptr<Rank> rank(new Rank);
-  RING_ASSIGN_OR_RETURN(ModelConfigFile file, ReadModelConfig(flags.model));
-  rank->config_ = std::move(file.config);
-  const ModelConfig& config = rank->config_;
-  RING_ASSIGN_OR_RETURN(rank->mesh_, MakeMesh(config, mpi->size(), mpi->rank(),
-                                              flags.tp, flags.dp));
-  const Mesh& mesh = *rank->mesh_;
-  RING_ASSIGN_OR_RETURN(
-      rank->placement_,
-      ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
-                                  mesh.world_size()));
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads = flags.threads > 0
-                          ? flags.threads
-                          : std::max(1, cores / mpi->local_size());
-  RING_ASSIGN_OR_RETURN(const std::string device, DeviceOf(flags, *mpi));
-  RING_ASSIGN_OR_RETURN(rank->backend_, MakeBackend(device, threads));
+  std::unique_ptr<Rank> rank(new Rank(std::move(parts_in)));
+  Parts& parts = rank->parts_;
   if (flags.debug_sync) {
-    rank->backend_ = MakeDebugBackend(std::move(rank->backend_), &progress->op);
+    parts.backend = MakeDebugBackend(std::move(parts.backend), &progress->op);
   }
-  Backend* const backend = rank->backend_.get();
-  rank->on_gpu_ = device != "cpu";
+  const Mesh& mesh = parts.plan.mesh;
   LogInfo("rank starts", "host", mpi->host_name(), "backend",
-          backend->description(), "tp_rank", mesh.tp_rank(), "tp", mesh.tp(),
-          "dp_rank", mesh.dp_rank(), "dp", mesh.dp());
+          parts.backend->description(), "tp_rank", mesh.tp_rank(), "tp",
+          mesh.tp(), "dp_rank", mesh.dp_rank(), "dp", mesh.dp());
 
   progress->phase = Progress::Phase::kLoading;
-  ShardSpec spec = MakeShardSpec(config, mesh, *rank->placement_);
-  spec.decay_mode = DecayModeOf(flags);
-  spec.format = WeightFormatOf(flags);
-  RING_ASSIGN_OR_RETURN(rank->weights_,
-                        LoadWeights(flags, config, spec, rank->on_gpu_, threads,
-                                    backend, progress));
-
-  const DType activations =
-      flags.activations == "fp32" ? DType::kFloat32 : DType::kBFloat16;
-  rank->max_context_ =
-      flags.max_context > 0
-          ? std::min(flags.max_context, config.max_position_embeddings)
-          : config.max_position_embeddings;
-  rank->num_pages_ = static_cast<int>(flags.kv_tokens / kPageTokens);
+  RING_ASSIGN_OR_RETURN(rank->weights_, LoadWeights(parts, progress));
+  parts.checkpoint.reset();  // closes the files
 
   CommunicatorOptions communicators;
-  communicators.collectives = {backend, progress, flags.max_batch_tokens,
-                               config.hidden_size};
+  communicators.collectives = {parts.backend.get(), progress,
+                               flags.max_batch_tokens,
+                               parts.config.hidden_size};
   communicators.share_gpu = flags.share_gpu;
   communicators.on_failure = std::move(on_failure);
   RING_ASSIGN_OR_RETURN(rank->communicators_,
                         MakeCommunicators(mpi, mesh, communicators));
-  Engine::Parts parts;
-  parts.config = &config;
-  parts.weights = &rank->weights_->weights();
-  parts.mesh = &mesh;
-  parts.placement = &*rank->placement_;
-  parts.tp = rank->communicators_.tp.get();
-  parts.dp = rank->communicators_.dp.get();
-  parts.world = rank->communicators_.world.get();
-  parts.backend = backend;
-  parts.progress = progress;
-  RING_ASSIGN_OR_RETURN(
-      rank->engine_,
-      Engine::Create(parts, {.max_sequences = flags.max_sequences,
-                             .num_pages = rank->num_pages_,
-                             .max_batch_tokens = flags.max_batch_tokens,
-                             .max_context = rank->max_context_,
-                             .activation_dtype = activations,
-                             .kv_dtype = activations}));
-  LogInfo("rank ready", "weight_bytes", rank->weights_->bytes());
+  Engine::Parts engine;
+  engine.config = &parts.config;
+  engine.weights = &rank->weights_->weights();
+  engine.mesh = &mesh;
+  engine.placement = &parts.plan.placement;
+  engine.tp = rank->communicators_.tp.get();
+  engine.dp = rank->communicators_.dp.get();
+  engine.world = rank->communicators_.world.get();
+  engine.backend = parts.backend.get();
+  engine.progress = progress;
+  absl::StatusOr<std::unique_ptr<Engine>> made =
+      Engine::Create(engine, parts.plan.engine);
+  if (!made.ok()) {
+    // Somebody else has taken memory since the check before loading.
+    return About(
+        "lower --kv-tokens, --max-sequences or --max-batch-tokens, whose "
+        "memory is no longer there",
+        made.status());
+  }
+  rank->engine_ = *std::move(made);
+  LogInfo("rank ready", "weight_bytes", rank->weights_->bytes(), "engine_bytes",
+          parts.plan.bytes.total());
   // The leader joins the coordinator when the whole group can serve.
   std::vector<std::string> unused;
   RING_RETURN_IF_ERROR(mpi->control()->Gather("ready", &unused));

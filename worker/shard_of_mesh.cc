@@ -9,7 +9,8 @@ absl::StatusOr<Mesh> MakeMesh(const ModelConfig& config, int world_size,
   if (dp == 0) {
     if (world_size % tp != 0) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tp=", tp, " does not divide ", world_size, " ranks"));
+          absl::StrCat("--tp ", tp, " does not divide the ", world_size,
+                       " ranks that were started: start a multiple of ", tp));
     }
     dp = world_size / tp;
   }

@@ -260,10 +260,10 @@ class Cluster:
         return self.coordinator.address
 
     def start_group(self, *options, ranks=4, tp=2, model=TINY,
-                    limits=SMALL_GROUP):
+                    limits=SMALL_GROUP, coordinator=None):
         """Does not wait: see wait_serving and Group.wait_joined."""
-        group = Group(self.address, ranks, tp, model, [*limits, *options],
-                      self.folders, self.environment)
+        group = Group(coordinator or self.address, ranks, tp, model,
+                      [*limits, *options], self.folders, self.environment)
         self.groups.append(group)
         return group
 

@@ -91,8 +91,11 @@ class RankFailures:
     # Each brings a new group into a phase; returns it and a call that runs.
 
     def loading(self):
+        # The coordinator has another model, so the group names one that is not
+        # there: it may come while the group loads.
         group = self.cluster.start_group("--load", "dummy", ranks=RANKS, tp=2,
-                                         model=self.loading_model)
+                                         model=self.loading_model,
+                                         coordinator="127.0.0.1:1")
         group.wait_for_lines("rank starts", RANKS)
         return group, None
 

@@ -1,8 +1,6 @@
 """Programs that come and go in good order, and requests that are given up."""
 
-import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -10,7 +8,7 @@ import unittest
 
 import grpc
 
-from cluster import PATIENCE_S, TINY, Cluster, eventually
+from cluster import PATIENCE_S, Cluster, eventually
 from proto_client import (endless_request, error_of, generate,
                           ids_request, pb, rpc, wait_for_delta)
 
@@ -75,23 +73,6 @@ class LifecycleTest(unittest.TestCase):
         first.stop()
         eventually(lambda: len(cluster.status()["groups"]) == 1)
         self.assert_answers(cluster)
-
-    def test_group_with_another_model_is_refused(self):
-        cluster = self.start()
-        with tempfile.TemporaryDirectory() as folder:
-            other = os.path.join(folder, "other")
-            shutil.copytree(TINY, other)
-            path = os.path.join(other, "config.json")
-            with open(path, encoding="utf-8") as file:
-                config = json.load(file)
-            config["rope_theta"] *= 2
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(config, file)
-            group = cluster.start_group(ranks=2, model=other)
-            self.assertNotEqual(group.wait(), 0)
-        line = group.wait_for_lines("refused")[0]
-        self.assertIn("digest", line)
-        self.assertEqual(cluster.status()["groups"], [])
 
     def test_given_up_requests_free_what_they_hold(self):
         cluster = self.start()

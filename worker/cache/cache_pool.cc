@@ -8,36 +8,44 @@
 namespace ring {
 namespace {
 
-int64_t SlotBytes(const ModelConfig& config, const Mesh& mesh) {
+int64_t LayerSlotBytes(const ModelConfig& config, const Mesh& mesh) {
   return mesh.heads().size() * config.head_dim * config.head_dim *
          static_cast<int64_t>(sizeof(float));
 }
 
-int64_t PageBytes(const ModelConfig& config, const Mesh& mesh, DType dtype) {
+// Of keys or values.
+int64_t LayerPageBytes(const ModelConfig& config, const Mesh& mesh,
+                       DType dtype) {
   return mesh.kv_heads().size() * kPageTokens * config.head_dim *
          static_cast<int64_t>(SizeOf(dtype));
 }
 
+int SoftmaxLayers(const ModelConfig& config) {
+  int layers = 0;
+  for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (config.IsSoftmaxLayer(layer)) ++layers;
+  }
+  return layers;
+}
+
 }  // namespace
 
-int64_t CachePool::Bytes(const ModelConfig& config, const Mesh& mesh,
-                         const Options& options) {
-  int64_t bytes = 0;
-  for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
-    bytes +=
-        config.IsSoftmaxLayer(layer)
-            ? 2 * options.num_pages * PageBytes(config, mesh, options.kv_dtype)
-            : options.num_slots * SlotBytes(config, mesh);
-  }
-  return bytes;
+int64_t CachePool::PageBytes(const ModelConfig& config, const Mesh& mesh,
+                             DType kv_dtype) {
+  return 2 * LayerPageBytes(config, mesh, kv_dtype) * SoftmaxLayers(config);
+}
+
+int64_t CachePool::SlotBytes(const ModelConfig& config, const Mesh& mesh) {
+  return LayerSlotBytes(config, mesh) *
+         (config.num_hidden_layers - SoftmaxLayers(config));
 }
 
 absl::StatusOr<std::unique_ptr<CachePool>> CachePool::Create(
     const ModelConfig& config, const Mesh& mesh, const Options& options,
     Backend* backend) {
   std::unique_ptr<CachePool> pool(new CachePool(options, backend));
-  pool->slot_bytes_ = SlotBytes(config, mesh);
-  pool->page_bytes_ = PageBytes(config, mesh, options.kv_dtype);
+  pool->slot_bytes_ = LayerSlotBytes(config, mesh);
+  pool->page_bytes_ = LayerPageBytes(config, mesh, options.kv_dtype);
   pool->layers_.resize(config.num_hidden_layers);
   for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
     LayerMemory& memory = pool->layers_[layer];

@@ -26,11 +26,13 @@ class CachePool {
     DType kv_dtype = DType::kBFloat16;  // bf16 or fp32
   };
 
-  // Bytes that Create will ask the backend for.
-  static int64_t Bytes(const ModelConfig& config, const Mesh& mesh,
-                       const Options& options);
+  // Bytes of one page and of one slot, all layers: Create asks the backend for
+  // as many as the options have of each.
+  static int64_t PageBytes(const ModelConfig& config, const Mesh& mesh,
+                           DType kv_dtype);
+  static int64_t SlotBytes(const ModelConfig& config, const Mesh& mesh);
 
-  // RESOURCE_EXHAUSTED if the backend has less memory than Bytes().
+  // RESOURCE_EXHAUSTED if the backend has less memory.
   static absl::StatusOr<std::unique_ptr<CachePool>> Create(
       const ModelConfig& config, const Mesh& mesh, const Options& options,
       Backend* backend);

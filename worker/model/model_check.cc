@@ -107,20 +107,28 @@ void ReportText(const std::string& model_dir, const ModelConfig& config,
   }
 }
 
+void ReportRank(int number, const RankToCheck& rank, const LoadPlan& plan,
+                Reporter* reporter) {
+  const int64_t total = plan.memory_bytes() + rank.kv_page_bytes +
+                        rank.state_slot_bytes + rank.workspace_bytes;
+  reporter->Line(absl::StrCat(
+      "rank ", number, " (tp_rank ", rank.shard.tp_rank, " of ", rank.shard.tp,
+      ")  reads ", plan.read_bytes(), " (", Gigabytes(plan.read_bytes()),
+      "), holds ", total, " (", Gigabytes(total), "): weights ",
+      plan.memory_bytes(), ", KV pages ", rank.kv_page_bytes, ", state slots ",
+      rank.state_slot_bytes, ", workspace ", rank.workspace_bytes));
+}
+
 void ReportRanks(const ModelConfig& config, const TensorTable& tensors,
                  RanksOfWorld ranks, Reporter* reporter) {
   reporter->Section("bytes per rank");
-  const auto specs = ranks(config);
-  if (!reporter->Passed(specs.status())) return;
+  const auto world = ranks(config);
+  if (!reporter->Passed(world.status())) return;
   std::vector<LoadPlan> plans;
-  for (const ShardSpec& spec : *specs) {
-    auto plan = LoadPlan::Create(config, tensors, spec);
+  for (const RankToCheck& rank : *world) {
+    auto plan = LoadPlan::Create(config, tensors, rank.shard);
     if (!reporter->Passed(plan.status())) return;
-    reporter->Line(absl::StrCat(
-        "rank ", plans.size(), " (tp_rank ", spec.tp_rank, " of ", spec.tp,
-        ")  reads ", plan->read_bytes(), " (", Gigabytes(plan->read_bytes()),
-        "), holds ", plan->memory_bytes(), " (",
-        Gigabytes(plan->memory_bytes()), ")"));
+    ReportRank(static_cast<int>(plans.size()), rank, *plan, reporter);
     plans.push_back(*std::move(plan));
   }
   if (reporter->Passed(CheckOwnership(config, tensors, plans))) {

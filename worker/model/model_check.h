@@ -1,6 +1,7 @@
 // `ring-worker --check`: is this folder a model that this mesh can serve?
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,14 +15,23 @@ namespace ring {
 
 struct ModelCheck {
   // Lines for a person: every config field, the inventory, tokenizer and
-  // template, bytes per rank, and a verdict.
+  // template, bytes per rank (read; held as weights, KV pages, state slots and
+  // workspace), and a verdict.
   std::string report;
   // OK, or the first thing that is wrong.
   absl::Status status;
 };
 
-// Gives the spec of every rank of the world, in rank order.
-using RanksOfWorld = absl::FunctionRef<absl::StatusOr<std::vector<ShardSpec>>(
+// What a rank takes of its memory: weights as its spec says, and the rest.
+struct RankToCheck {
+  ShardSpec shard;
+  int64_t kv_page_bytes = 0;
+  int64_t state_slot_bytes = 0;
+  int64_t workspace_bytes = 0;
+};
+
+// Gives every rank of the world, in rank order.
+using RanksOfWorld = absl::FunctionRef<absl::StatusOr<std::vector<RankToCheck>>(
     const ModelConfig& config)>;
 
 // Reads config, headers and text files of `model_dir`, no tensor data: seconds

@@ -2,58 +2,15 @@
 
 #include <sys/mman.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <fstream>
-#include <limits>
-#include <string>
 #include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "kernels/base/available_memory.h"
 
 namespace ring {
-namespace {
-
-constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
-
-int64_t ReadMemAvailable() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  int64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    std::getline(file, unit);
-  }
-  return kUnlimited;
-}
-
-// A file with one number, as those of control groups; "max" is no number.
-int64_t ReadNumber(const char* path) {
-  std::ifstream file(path);
-  int64_t number = 0;
-  return file >> number ? number : kUnlimited;
-}
-
-int64_t ReadGroupAvailable(const char* limit_path, const char* usage_path) {
-  const int64_t limit = ReadNumber(limit_path);
-  const int64_t usage = ReadNumber(usage_path);
-  if (limit == kUnlimited || usage == kUnlimited) return kUnlimited;
-  return std::max<int64_t>(limit - usage, 0);
-}
-
-}  // namespace
-
-int64_t AvailableMemoryBytes() {
-  return std::min(
-      {ReadMemAvailable(),
-       ReadGroupAvailable("/sys/fs/cgroup/memory.max",
-                          "/sys/fs/cgroup/memory.current"),
-       ReadGroupAvailable("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                          "/sys/fs/cgroup/memory/memory.usage_in_bytes")});
-}
-
 absl::StatusOr<WeightMemory> WeightMemory::Allocate(int64_t bytes) {
   const int64_t available = AvailableMemoryBytes();
   if (bytes > available) {

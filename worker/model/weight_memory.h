@@ -37,8 +37,4 @@ class WeightMemory {
   int64_t bytes_ = 0;
 };
 
-// Memory that new allocations can get without swapping, as /proc/meminfo and
-// the control group's limit tell. The largest number when neither can be read.
-int64_t AvailableMemoryBytes();
-
 }  // namespace ring

@@ -81,7 +81,24 @@ class Relocation {
   char* const to_;
 };
 
+// Made-up weights have the form that the config promises.
+ShardSpec MadeUpSpec(const ModelConfig& config, ShardSpec spec) {
+  if (config.quantization == Quantization::kBlockFp8) {
+    spec.format = WeightFormat::kBlockFp8;
+  }
+  return spec;
+}
+
 }  // namespace
+
+absl::StatusOr<int64_t> WeightShard::MadeUpBytes(const ModelConfig& config,
+                                                 ShardSpec spec) {
+  const TensorTable tensors = UnstoredTensors(config);
+  RING_ASSIGN_OR_RETURN(
+      const LoadPlan plan,
+      LoadPlan::Create(config, tensors, MadeUpSpec(config, std::move(spec))));
+  return plan.memory_bytes();
+}
 
 absl::StatusOr<WeightShard> WeightShard::Load(const ModelConfig& config,
                                               const Checkpoint& checkpoint,
@@ -107,12 +124,10 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
                                                 int threads,
                                                 Progress* progress) {
   const Clock::time_point start = Clock::now();
-  if (config.quantization == Quantization::kBlockFp8) {
-    spec.format = WeightFormat::kBlockFp8;
-  }
   const TensorTable tensors = UnstoredTensors(config);
-  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
-                        LoadPlan::Create(config, tensors, std::move(spec)));
+  RING_ASSIGN_OR_RETURN(
+      const LoadPlan plan,
+      LoadPlan::Create(config, tensors, MadeUpSpec(config, std::move(spec))));
   RING_ASSIGN_OR_RETURN(WeightMemory memory,
                         WeightMemory::Allocate(plan.memory_bytes()));
   MakeUpSlices(plan, seed, threads, memory.data(), progress);
@@ -147,12 +162,10 @@ absl::StatusOr<WeightShard> WeightShard::MakeUpOn(const ModelConfig& config,
                                                   Backend* backend,
                                                   Progress* progress) {
   const Clock::time_point start = Clock::now();
-  if (config.quantization == Quantization::kBlockFp8) {
-    spec.format = WeightFormat::kBlockFp8;
-  }
   const TensorTable tensors = UnstoredTensors(config);
-  RING_ASSIGN_OR_RETURN(const LoadPlan plan,
-                        LoadPlan::Create(config, tensors, std::move(spec)));
+  RING_ASSIGN_OR_RETURN(
+      const LoadPlan plan,
+      LoadPlan::Create(config, tensors, MadeUpSpec(config, std::move(spec))));
   RING_ASSIGN_OR_RETURN(DeviceParts parts, TablesOn(plan, backend));
   RING_RETURN_IF_ERROR(
       MakeUpSlicesOn(plan, seed, backend,

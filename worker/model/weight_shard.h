@@ -39,6 +39,10 @@ class WeightShard {
                                             int threads,
                                             Progress* progress = nullptr);
 
+  // Memory that made-up weights take.
+  static absl::StatusOr<int64_t> MadeUpBytes(const ModelConfig& config,
+                                             ShardSpec spec);
+
   // The same weights in memory of `backend`, which outlives the shard: read
   // through pinned buffers and quantised there, or made there. Nothing is read
   // if they do not fit: RESOURCE_EXHAUSTED.

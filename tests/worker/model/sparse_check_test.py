@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The checker against full-size sparse checkpoints: it accepts sound ones on
+"""`ring-worker --check` on full-size sparse checkpoints: it accepts sound ones on
 every mesh and refuses broken ones by name, quickly and without reading data.
 
-    sparse_check_test.py CHECK_MODEL DATA_DIR
+    sparse_check_test.py RING_WORKER DATA_DIR
 """
 import json
 import os
@@ -15,7 +15,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../support"))
 from sparse_checkpoint import SparseCheckpoint  # noqa: E402
 
-CHECK_MODEL, DATA_DIR = sys.argv[1:3]
+RING_WORKER, DATA_DIR = sys.argv[1:3]
 MAX_SECONDS = 10
 EXPERT = "model.layers.5.mlp.experts.17.up_proj.weight"
 G_NORM = "model.layers.2.attention.g_norm.weight"
@@ -32,10 +32,11 @@ def sparse(name, **options):
                             **options)
 
 
-def check(folder, tp, dp=1):
+def check(folder, tp, dp=1, *options):
     """(exit code, report, seconds)"""
     start = time.monotonic()
-    done = subprocess.run([CHECK_MODEL, folder, str(tp), str(dp)],
+    done = subprocess.run([RING_WORKER, "--check", "--model", folder,
+                           "--tp", str(tp), "--dp", str(dp), *options],
                           capture_output=True, text=True, timeout=60,
                           check=False)
     return done.returncode, done.stdout + done.stderr, time.monotonic() - start
@@ -53,6 +54,64 @@ class SparseCheckTest(unittest.TestCase):
                 for text in texts:
                     self.assertIn(text, report)
             print(f"  {texts[0]}: {seconds:.2f} s", file=sys.stderr)
+
+    def test_accepts_ring_tiny_and_shows_every_field(self):
+        folder = os.path.join(DATA_DIR, "ring-tiny")
+        with open(os.path.join(folder, "config.json")) as file:
+            config = json.load(file)
+        for tp in (1, 2, 4):
+            code, report, _ = check(folder, tp)
+            self.assertEqual(code, 0, report)
+            shown = {line.split()[0] for line in report.splitlines()
+                     if line.startswith("  ")}
+            self.assertEqual(set(config) - shown, set())
+            for text in ("437 in 2 files", "BPE, ids up to 812 of 1024",
+                         "template     in tokenizer_config.json",
+                         f"rank {tp - 1} (tp_rank {tp - 1} of {tp})",
+                         "verdict: ok"):
+                self.assertIn(text, report)
+        code, report, _ = check(folder, 8)  # 4 query heads
+        self.assertEqual(code, 1, report)
+        self.assertIn("tp=8 does not divide 4 query heads", report)
+
+    def test_memory_of_a_rank_follows_the_flags(self):
+        """KV pages and state slots as the config's sizes give them."""
+        def held(*options):
+            _, report, _ = check(folder, 2, 1, *options)
+            line = next(line for line in report.splitlines()
+                        if line.startswith("  rank 0"))
+            parts = line.split("): ")[1].split(", ")
+            self.assertEqual([part.rsplit(" ", 1)[0] for part in parts],
+                             ["weights", "KV pages", "state slots",
+                              "workspace"])
+            numbers = [int(part.rsplit(" ", 1)[1]) for part in parts]
+            self.assertIn(f" holds {sum(numbers)} (", line)
+            return numbers
+
+        folder = os.path.join(DATA_DIR, "ring-tiny")
+        # Of 8 layers, 2 are softmax; heads of 64 channels, a rank of 2 has 2 of
+        # them and one of the KV heads.
+        weights, pages, slots, workspace = held(
+            "--kv-tokens", "6400", "--max-sequences", "10")
+        self.assertEqual(pages, 6400 * 2 * 2 * 64 * 2)
+        self.assertEqual(slots, 10 * 6 * 2 * 64 * 64 * 4)
+        # A row has at least its residual, fp32, and the logits of a sampled
+        # one; and the steps of 2,048 rows are the largest.
+        self.assertGreater(workspace, 2048 * 128 * 4)
+        self.assertEqual(
+            held("--kv-tokens", "12800", "--max-sequences", "10")[:3],
+            [weights, 2 * pages, slots])
+        self.assertEqual(
+            held("--kv-tokens", "6400", "--max-sequences", "10",
+                 "--activations", "fp32")[:3], [weights, 2 * pages, slots])
+        self.assertLess(
+            held("--kv-tokens", "6400", "--max-sequences", "10",
+                 "--max-batch-tokens", "256")[3], workspace / 4)
+
+    def test_folder_that_is_not_there(self):
+        code, report, _ = check("/nonexistent", 1)
+        self.assertEqual(code, 1)
+        self.assertIn("cannot open /nonexistent/config.json", report)
 
     def test_accepts_flash(self):
         self.accept(sparse("flash"), [(1, 1), (2, 1), (4, 1), (8, 1), (4, 2)],
@@ -315,7 +374,7 @@ class SparseCheckTest(unittest.TestCase):
 
     def test_mesh_that_does_not_fit(self):
         self.refuse(sparse("mini"),
-                    "tp=3 does not divide num_attention_heads=16", tp=3)
+                    "tp=3 does not divide 16 query heads", tp=3)
 
 
 if __name__ == "__main__":
