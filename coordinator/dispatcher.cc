@@ -51,11 +51,15 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
                      "status shows the groups)"));
   }
   const int64_t longest = router_.MaxSequenceTokens();
-  if (request.prompt_tokens() >= longest) {
+  if (request.least_tokens() > longest) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", request.prompt_tokens(),
-        " tokens, but the worker groups hold sequences of at most ", longest,
-        " tokens (--kv-tokens)"));
+        "the prompt has ", request.prompt_tokens(), " tokens",
+        request.asked_tokens() > 0
+            ? absl::StrCat(" and max_tokens is ", request.asked_tokens())
+            : "",
+        ", but the worker groups hold sequences of at most ", longest,
+        " tokens, prompt and completion together (--kv-tokens, "
+        "--max-context)"));
   }
   if (table_.FindByName(request.name()) != nullptr) {
     return absl::AlreadyExistsError(
@@ -63,7 +67,7 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
   }
   const bool runs_now =
       table_.waiting() == 0 &&
-      router_.Pick(request.prompt_tokens(), request.most_tokens()).has_value();
+      router_.Pick(request.least_tokens(), request.most_tokens()).has_value();
   if (!runs_now && table_.waiting() >= options_.max_queued) {
     return WithRetryAfter(
         absl::ResourceExhaustedError(absl::StrCat(
@@ -79,7 +83,7 @@ void Dispatcher::Pump() {
   while (RequestTable::Entry* entry = table_.FirstWaiting()) {
     const Request& request = *entry->request;
     const std::optional<int64_t> group =
-        router_.Pick(request.prompt_tokens(), request.most_tokens());
+        router_.Pick(request.least_tokens(), request.most_tokens());
     if (!group.has_value()) return;
     table_.AssignFirst(*group);
     router_.Assign(*group, request.most_tokens());
@@ -202,7 +206,7 @@ void Dispatcher::Remove(int64_t group, const std::string& why) {
 void Dispatcher::FailStranded() {
   const int64_t longest = router_.MaxSequenceTokens();
   for (const uint64_t id : table_.OfGroup(0)) {
-    if (table_.Find(id)->request->prompt_tokens() < longest) continue;
+    if (table_.Find(id)->request->least_tokens() <= longest) continue;
     Fail(id, absl::UnavailableError(
                  "the last worker group that could run this request was "
                  "lost: send it again when ring status shows one"));

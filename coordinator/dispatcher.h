@@ -43,7 +43,7 @@ class Dispatcher {
 
   // Accepts a request, or returns why not; then nothing was sent to it.
   // UNAVAILABLE: no group serves, or the coordinator drains.
-  // INVALID_ARGUMENT: no group can ever hold the prompt.
+  // INVALID_ARGUMENT: no group can ever hold the prompt and its max_tokens.
   // ALREADY_EXISTS: a live request has its name.
   // RESOURCE_EXHAUSTED, with RetryAfter: the queue is full.
   absl::Status Submit(std::shared_ptr<Request> request);

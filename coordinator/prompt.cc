@@ -111,10 +111,13 @@ absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
     return absl::InvalidArgumentError("the prompt is empty");
   }
   const auto size = static_cast<int64_t>(prompt->ids.size());
-  if (size >= model.context_length) {
+  const int64_t asked = request.stopping().max_tokens();
+  if (size + std::max<int64_t>(asked, 1) > model.context_length) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the prompt has ", size, " tokens, but the context is ",
-        model.context_length, " tokens for prompt and completion together"));
+        "the prompt has ", size, " tokens",
+        asked > 0 ? absl::StrCat(" and max_tokens is ", asked) : "",
+        ", but the context is ", model.context_length,
+        " tokens for prompt and completion together"));
   }
   return prompt;
 }

@@ -21,8 +21,8 @@ struct Prompt {
 
 // Renders, tokenizes and checks the prompt of a request. INVALID_ARGUMENT: no
 // prompt, an empty one, an id that no token has, a template that refuses the
-// messages, or a prompt that leaves no room for a token in the context; with
-// the numbers.
+// messages, or a prompt that leaves no room in the context for max_tokens, or
+// for one token; with the numbers.
 absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
                                   const ServedModel& model);
 

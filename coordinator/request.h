@@ -1,6 +1,7 @@
 // One Generate call, from acceptance to its end.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -52,8 +53,15 @@ class Request {
   int64_t prompt_tokens() const {
     return static_cast<int64_t>(args_.prompt.ids.size());
   }
+  // The client's max_tokens; 0: what fits.
+  int64_t asked_tokens() const { return args_.options.max_tokens; }
   // Prompt and the longest completion.
   int64_t most_tokens() const { return prompt_tokens() + max_tokens_; }
+  // What a group must be able to hold: the prompt and the completion that the
+  // client asks for, or else one token.
+  int64_t least_tokens() const {
+    return prompt_tokens() + std::max<int64_t>(asked_tokens(), 1);
+  }
 
   // Sends Accepted. Once, first.
   void Accept(int64_t queue_position);

@@ -45,14 +45,13 @@ int64_t Router::MaxSequenceTokens() const {
   return longest;
 }
 
-std::optional<int64_t> Router::Pick(int64_t prompt_tokens,
-                                    int64_t tokens) const {
+std::optional<int64_t> Router::Pick(int64_t least, int64_t tokens) const {
   std::optional<int64_t> best;
   int64_t best_free = 0;
   for (const auto& [id, group] : groups_) {
     if (group.draining) continue;
     if (group.assigned_requests >= group.capacity_sequences()) continue;
-    if (prompt_tokens >= group.max_sequence_tokens()) continue;
+    if (least > group.max_sequence_tokens()) continue;
     if (group.promise(tokens) > group.free_tokens()) continue;
     if (best.has_value() && group.free_tokens() <= best_free) continue;
     best = id;

@@ -76,9 +76,10 @@ class Router {
   // The longest sequence that some serving group can hold; 0: none serves.
   int64_t MaxSequenceTokens() const;
 
-  // The group that should take a prompt of this length now, which may grow to
-  // `tokens` with its completion; nothing when none has room.
-  std::optional<int64_t> Pick(int64_t prompt_tokens, int64_t tokens) const;
+  // The group that should take a request now that needs room for `least`
+  // tokens, prompt and completion, and may grow to `tokens`; nothing when none
+  // has.
+  std::optional<int64_t> Pick(int64_t least, int64_t tokens) const;
 
   // Accounts for a request given to a group, and for its end, with the same
   // `tokens` as in Pick. Unknown groups are ignored: they may have left.

@@ -20,6 +20,7 @@
 namespace ring {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr int32_t kEos = 808;
@@ -126,11 +127,13 @@ GroupInfo Info(uint64_t key, int64_t max_sequences) {
 
 std::shared_ptr<Request> MakeRequest(Dispatcher* dispatcher,
                                      std::shared_ptr<EventStream> stream,
-                                     std::string name = "") {
+                                     std::string name = "",
+                                     int64_t max_tokens = 0) {
   Request::Args args;
   args.id = dispatcher->NextRequestId();
   args.name = name.empty() ? std::to_string(args.id) : std::move(name);
   args.prompt.ids = {5, 6, 7};
+  args.options.max_tokens = max_tokens;
   args.model = &Model();
   args.stream = std::move(stream);
   args.arrived_at = std::chrono::steady_clock::now();
@@ -160,6 +163,43 @@ TEST(DispatcherTest, TellsWhenItServes) {
   ASSERT_TRUE(dispatcher.AddGroup(Info(3, 1), std::make_shared<Link>()).ok());
   dispatcher.Drain();
   EXPECT_EQ(told, (std::vector<bool>{true, false, true, false}));
+}
+
+// The largest group counts, here of 1,000 and 2,000 tokens.
+TEST(DispatcherTest, NeverFittingMaxTokensAreRefusedWithTheNumbers) {
+  Dispatcher dispatcher({});
+  const auto small = dispatcher.AddGroup(Info(1, 1), std::make_shared<Link>());
+  GroupInfo info = Info(2, 1);
+  info.kv_tokens = info.context_length = 2000;
+  const auto large_link = std::make_shared<Link>();
+  const auto large = dispatcher.AddGroup(info, large_link);
+  const auto stream = std::make_shared<ClientStream>();
+
+  const absl::Status refused =
+      dispatcher.Submit(MakeRequest(&dispatcher, stream, "", 1998));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(refused.message()),
+              AllOf(HasSubstr("3 tokens and max_tokens is 1998"),
+                    HasSubstr("at most 2000 tokens")));
+  EXPECT_EQ(dispatcher.live_requests(), 0);
+
+  // What fits the large group alone runs there, and waits there alone.
+  ASSERT_TRUE(
+      dispatcher.Submit(MakeRequest(&dispatcher, stream, "", 1997)).ok());
+  v1::Submit submit;
+  ASSERT_TRUE(large_link->Next(&submit));
+  EXPECT_EQ(submit.max_tokens(), 1997);
+  const auto waiting = std::make_shared<ClientStream>();
+  ASSERT_TRUE(
+      dispatcher.Submit(MakeRequest(&dispatcher, waiting, "", 1500)).ok());
+  EXPECT_FALSE(waiting->closed());
+  dispatcher.RemoveGroup(*large, "test");
+  EXPECT_EQ(waiting->WaitForEnd().code(), absl::StatusCode::kUnavailable);
+
+  // Without max_tokens the room bounds the completion.
+  const auto plain = std::make_shared<ClientStream>();
+  EXPECT_TRUE(dispatcher.Submit(MakeRequest(&dispatcher, plain)).ok());
+  dispatcher.RemoveGroup(*small, "test");
 }
 
 TEST(DispatcherTest, ClientThatDoesNotReadIsEndedWithAReason) {

@@ -64,10 +64,10 @@ TEST(RouterTest, SequencesAreBounded) {
 TEST(RouterTest, TokensAreBounded) {
   Router router;
   const int64_t group = router.Add(Info(8, 100, /*dp=*/2));
-  // One sequence lives in one data-parallel group, with one token to spare.
+  // One sequence lives in one data-parallel group.
   EXPECT_EQ(router.MaxSequenceTokens(), 100);
-  EXPECT_EQ(router.Pick(100, 100), std::nullopt);
-  EXPECT_EQ(router.Pick(99, 99), group);
+  EXPECT_EQ(router.Pick(101, 101), std::nullopt);
+  EXPECT_EQ(router.Pick(100, 100), group);
   router.Assign(group, 99);
   router.Assign(group, 99);
   EXPECT_EQ(router.Pick(3, 3), std::nullopt);
@@ -93,13 +93,25 @@ TEST(RouterTest, CompletionsCountBeforeTheyAreMade) {
   EXPECT_EQ(router.Pick(10, 1000), small);
 }
 
+TEST(RouterTest, WhatFitsTheLargestGroupAloneGoesThere) {
+  Router router;
+  router.Add(Info(16, 1000));
+  const int64_t large = router.Add(Info(16, 2000));
+  router.Assign(large, 900);
+  router.Assign(large, 500);
+  // 600 tokens are free in the large group, 1000 in the small one.
+  EXPECT_EQ(router.Pick(1001, 1001), std::nullopt);
+  router.Release(large, 500);
+  EXPECT_EQ(router.Pick(1001, 1001), large);
+}
+
 TEST(RouterTest, ContextBoundsASequence) {
   Router router;
   GroupInfo info = Info(8, 1000);
   info.context_length = 64;
   router.Add(info);
   EXPECT_EQ(router.MaxSequenceTokens(), 64);
-  EXPECT_EQ(router.Pick(64, 64), std::nullopt);
+  EXPECT_EQ(router.Pick(65, 65), std::nullopt);
 }
 
 TEST(RouterTest, DrainingGroupTakesNothing) {

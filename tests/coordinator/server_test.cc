@@ -292,6 +292,12 @@ TEST_F(ServerTest, RefusesWhatItCannotDo) {
   request.mutable_token_ids()->Clear();
   for (int i = 0; i < 16384; ++i) request.mutable_token_ids()->add_ids(5);
   expect(request, "the prompt has 16384 tokens, but the context is 16384");
+  request.mutable_token_ids()->mutable_ids()->Truncate(10);
+  request.mutable_stopping()->set_max_tokens(16375);
+  expect(request,
+         "the prompt has 10 tokens and max_tokens is 16375, but the context is "
+         "16384");
+  request.clear_stopping();
   request.set_text("x");
   request.mutable_sampling()->set_temperature(-1);
   expect(request, "temperature = -1 is not in [0, 100]");
