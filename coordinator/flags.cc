@@ -14,6 +14,7 @@ CoordinatorFlags ParseFlags(int argc, char** argv) {
       "ring-coordinator: takes requests over gRPC and shards them over the "
       "worker groups that join it");
   app.set_config("--config", "", "read options of the same names from FILE");
+  app.set_version_flag("--version", "ringmaster " RING_VERSION);
   app.add_option("--model", flags.model_dir,
                  "Hugging Face folder of the model: config, tokenizer, chat "
                  "template; weights are not read")
@@ -24,11 +25,11 @@ CoordinatorFlags ParseFlags(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--port-file", flags.port_file,
                  "write HOST:PORT to this file once the port is bound");
-  app.add_option("--tls-cert", flags.server.tls_cert,
+  app.add_option("--tls-cert", flags.server.tls.cert,
                  "PEM file: the certificate that is shown to clients");
-  app.add_option("--tls-key", flags.server.tls_key,
+  app.add_option("--tls-key", flags.server.tls.key,
                  "PEM file: the key of --tls-cert");
-  app.add_option("--tls-ca", flags.server.tls_ca,
+  app.add_option("--tls-ca", flags.server.tls.ca,
                  "PEM file: clients and workers must show a certificate that "
                  "this authority has signed");
   app.add_flag("--insecure", flags.server.insecure,

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "coordinator/flags.h"
@@ -98,9 +99,9 @@ int main(int argc, char** argv) {
   ring::SetLogIdentity("coordinator");
   signal(SIGPIPE, SIG_IGN);
   const absl::Status status = ring::Run(ring::ParseFlags(argc, argv));
-  if (!status.ok()) {
-    ring::LogError("cannot serve", "error", status.ToString());
-    return 1;
-  }
-  return 0;
+  if (status.ok()) return 0;
+  // It has not begun to serve: what the message names has to be mended.
+  std::fprintf(stderr, "ring-coordinator: %s\n",
+               std::string(status.message()).c_str());
+  return 2;
 }

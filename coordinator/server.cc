@@ -3,84 +3,86 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <system_error>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/cluster_service.h"
 #include "coordinator/control_service.h"
 #include "coordinator/dispatcher.h"
 #include "coordinator/inference_service.h"
+#include "kernels/base/host_port.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
+#include "proto/credentials.h"
 #include "proto/protocol.h"
-#include "worker/model_files/json.h"
 
 namespace ring {
 namespace {
 
 // Pings that clients may send without being told off.
 constexpr int kMinClientPingIntervalMs = 500;
-constexpr int64_t kMaxPemBytes = 1 << 20;
-
-struct HostPort {
-  std::string host;
-  int port = 0;
-};
-
-absl::StatusOr<HostPort> ParseListen(const std::string& listen) {
-  const size_t colon = listen.rfind(':');
-  HostPort result;
-  if (colon == std::string::npos || colon == 0 ||
-      !absl::SimpleAtoi(listen.substr(colon + 1), &result.port) ||
-      result.port < 0 || result.port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--listen ", listen, " is not HOST:PORT"));
-  }
-  result.host = listen.substr(0, colon);
-  return result;
-}
 
 bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "[::1]" ||
+  return host == "localhost" || host == "::1" ||
          host.compare(0, 4, "127.") == 0;
 }
 
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeCredentials(
-    const ServerOptions& options, const std::string& host) {
-  if (options.tls_cert.empty() != options.tls_key.empty()) {
+absl::StatusOr<HostPort> ParseListen(const ServerOptions& options) {
+  absl::StatusOr<HostPort> listen =
+      ParseHostPort(options.listen, /*min_port=*/0);
+  if (!listen.ok()) {
     return absl::InvalidArgumentError(
-        "--tls-cert and --tls-key go together: give both or none");
+        absl::StrCat("--listen ", listen.status().message()));
   }
-  if (options.tls_cert.empty()) {
-    if (!options.tls_ca.empty()) {
-      return absl::InvalidArgumentError(
-          "--tls-ca needs --tls-cert and --tls-key");
-    }
-    if (!IsLoopback(host) && !options.insecure) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--listen ", host,
-          " is not a loopback address: give --tls-cert and --tls-key, or "
-          "--insecure for plaintext that anybody on the way can read"));
-    }
-    return grpc::InsecureServerCredentials();
+  if (!IsLoopback(listen->host) && options.tls.cert.empty() &&
+      !options.insecure) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--listen ", options.listen,
+        " is not a loopback address: give --tls-cert and --tls-key, or "
+        "--insecure for plaintext that anybody on the way can read"));
   }
-  grpc::SslServerCredentialsOptions tls(
-      options.tls_ca.empty()
-          ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-          : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  grpc::SslServerCredentialsOptions::PemKeyCertPair pair;
-  RING_ASSIGN_OR_RETURN(pair.private_key,
-                        ReadTextFile(options.tls_key, kMaxPemBytes));
-  RING_ASSIGN_OR_RETURN(pair.cert_chain,
-                        ReadTextFile(options.tls_cert, kMaxPemBytes));
-  tls.pem_key_cert_pairs.push_back(std::move(pair));
-  if (!options.tls_ca.empty()) {
-    RING_ASSIGN_OR_RETURN(tls.pem_root_certs,
-                          ReadTextFile(options.tls_ca, kMaxPemBytes));
+  return listen;
+}
+
+// Why nobody can listen there, as far as the system tells.
+std::string WhyNotListen(const HostPort& listen) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  const int unknown = getaddrinfo(
+      listen.host.c_str(), absl::StrCat(listen.port).c_str(), &hints, &found);
+  if (unknown != 0) {
+    return absl::StrCat(gai_strerror(unknown),
+                        ": give a name or address of this host");
   }
-  return grpc::SslServerCredentials(tls);
+  const int descriptor =
+      socket(found->ai_family, found->ai_socktype, found->ai_protocol);
+  const int on = 1;  // as gRPC: only a program that listens is in the way
+  setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+  const int error = descriptor >= 0 && bind(descriptor, found->ai_addr,
+                                            found->ai_addrlen) == 0
+                        ? 0
+                        : errno;
+  if (descriptor >= 0) close(descriptor);
+  freeaddrinfo(found);
+  switch (error) {
+    case 0:
+      return "are the TLS files a certificate and its key?";
+    case EADDRINUSE:
+      return "another program listens there: end it, or give another port "
+             "(0: any free one)";
+    case EADDRNOTAVAIL:
+      return "this host has no such address";
+    default:
+      return std::generic_category().message(error);
+  }
 }
 
 void SetArguments(grpc::ServerBuilder* builder) {
@@ -137,28 +139,26 @@ struct Server::Parts {
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(
     ServerOptions options, std::unique_ptr<const ServedModel> model) {
-  RING_ASSIGN_OR_RETURN(const HostPort listen, ParseListen(options.listen));
-  RING_ASSIGN_OR_RETURN(
-      const std::shared_ptr<grpc::ServerCredentials> credentials,
-      MakeCredentials(options, listen.host));
+  RING_ASSIGN_OR_RETURN(HostPort listen, ParseListen(options));
+  RING_ASSIGN_OR_RETURN(const TlsPem tls, ReadServerTls(options.tls));
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
   auto parts = std::make_unique<Parts>(std::move(options), std::move(model));
   grpc::ServerBuilder builder;
   SetArguments(&builder);
-  builder.AddListeningPort(parts->options.listen, credentials, &parts->port);
+  builder.AddListeningPort(listen.ToString(), MakeServerCredentials(tls),
+                           &parts->port);
   builder.RegisterService(&parts->inference);
   builder.RegisterService(&parts->control);
   builder.RegisterService(&parts->cluster);
   parts->server = builder.BuildAndStart();
   if (parts->server == nullptr || parts->port == 0) {
     return absl::UnavailableError(absl::StrCat(
-        "cannot listen on ", parts->options.listen,
-        ": the address is in use or not of this host (or the TLS files are "
-        "not valid)"));
+        "cannot listen on ", listen.ToString(), ": ", WhyNotListen(listen)));
   }
-  parts->address = absl::StrCat(listen.host, ":", parts->port);
+  listen.port = parts->port;
+  parts->address = listen.ToString();
   parts->SetHealth(false);
   return std::unique_ptr<Server>(new Server(std::move(parts)));
 }

@@ -9,16 +9,15 @@
 
 #include "absl/status/statusor.h"
 #include "coordinator/served_model.h"
+#include "proto/credentials.h"
 
 namespace ring {
 
 struct ServerOptions {
   std::string listen = "127.0.0.1:0";  // HOST:PORT; port 0: any free one
-  // PEM files; empty: plaintext. With `tls_ca`, clients and workers must show
-  // a certificate that it has signed.
-  std::string tls_cert;
-  std::string tls_key;
-  std::string tls_ca;
+  // None: plaintext. With `ca`, clients and workers must show a certificate
+  // that it has signed.
+  TlsFiles tls;
   bool insecure = false;  // plaintext off loopback is allowed
   int64_t max_queued = 1024;
   // Called for Control.Drain; returns at once.
@@ -29,8 +28,9 @@ struct ServerOptions {
 class Server {
  public:
   // Starts to listen. Health is NOT_SERVING until a worker group joins.
-  // INVALID_ARGUMENT: plaintext off loopback, or TLS files that do not belong
-  // together; NOT_FOUND: one is missing; UNAVAILABLE: the address is not free.
+  // INVALID_ARGUMENT: no HOST:PORT, plaintext off loopback, or TLS files that
+  // do not belong together; NOT_FOUND: one is missing; UNAVAILABLE: the address
+  // is not free.
   static absl::StatusOr<std::unique_ptr<Server>> Start(
       ServerOptions options, std::unique_ptr<const ServedModel> model);
 

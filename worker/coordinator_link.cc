@@ -15,10 +15,10 @@
 #include "kernels/base/log.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
+#include "proto/credentials.h"
 #include "proto/protocol.h"
 #include "proto/status.h"
 #include "ring/v1/cluster.grpc.pb.h"
-#include "worker/model_files/json.h"
 
 namespace ring {
 namespace {
@@ -29,33 +29,8 @@ using std::chrono::steady_clock;
 constexpr milliseconds kFirstBackoff{50};
 constexpr milliseconds kLastBackoff{2000};
 constexpr milliseconds kAskPatience{3000};
-constexpr int64_t kMaxPemBytes = 1 << 20;
 
 using Stream = grpc::ClientReaderWriter<v1::FromWorker, v1::ToWorker>;
-
-absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> MakeCredentials(
-    const CoordinatorLink::Options& options) {
-  if (options.tls_cert.empty() != options.tls_key.empty()) {
-    return absl::InvalidArgumentError(
-        "--tls-cert and --tls-key go together: give both or none");
-  }
-  if (options.tls_ca.empty()) {
-    if (!options.tls_cert.empty()) {
-      return absl::InvalidArgumentError("--tls-cert needs --tls-ca");
-    }
-    return grpc::InsecureChannelCredentials();
-  }
-  grpc::SslCredentialsOptions tls;
-  RING_ASSIGN_OR_RETURN(tls.pem_root_certs,
-                        ReadTextFile(options.tls_ca, kMaxPemBytes));
-  if (!options.tls_cert.empty()) {
-    RING_ASSIGN_OR_RETURN(tls.pem_cert_chain,
-                          ReadTextFile(options.tls_cert, kMaxPemBytes));
-    RING_ASSIGN_OR_RETURN(tls.pem_private_key,
-                          ReadTextFile(options.tls_key, kMaxPemBytes));
-  }
-  return grpc::SslCredentials(tls);
-}
 
 // A channel of its own for each attempt: gRPC's own back-off, which channels
 // share by default, would delay the next one.
@@ -444,11 +419,9 @@ class CoordinatorLink::Impl {
 };
 
 absl::Status CoordinatorLink::Ask(const Options& options) {
-  RING_ASSIGN_OR_RETURN(
-      const std::shared_ptr<grpc::ChannelCredentials> credentials,
-      MakeCredentials(options));
-  const auto stub =
-      v1::Cluster::NewStub(MakeChannel(options.coordinator, credentials));
+  RING_ASSIGN_OR_RETURN(const TlsPem tls, ReadClientTls(options.tls));
+  const auto stub = v1::Cluster::NewStub(
+      MakeChannel(options.coordinator, MakeChannelCredentials(tls)));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kAskPatience);
   v1::CheckGroupResponse response;
@@ -459,10 +432,9 @@ absl::Status CoordinatorLink::Ask(const Options& options) {
 
 absl::StatusOr<std::unique_ptr<CoordinatorLink>> CoordinatorLink::Start(
     Options options, RequestSink* sink) {
-  RING_ASSIGN_OR_RETURN(std::shared_ptr<grpc::ChannelCredentials> credentials,
-                        MakeCredentials(options));
-  auto impl =
-      std::make_unique<Impl>(std::move(options), std::move(credentials), sink);
+  RING_ASSIGN_OR_RETURN(const TlsPem tls, ReadClientTls(options.tls));
+  auto impl = std::make_unique<Impl>(std::move(options),
+                                     MakeChannelCredentials(tls), sink);
   return std::unique_ptr<CoordinatorLink>(new CoordinatorLink(std::move(impl)));
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "proto/credentials.h"
 #include "worker/generation_request.h"
 #include "worker/request_sink.h"
 
@@ -39,10 +40,7 @@ class CoordinatorLink final : public EventSink {
  public:
   struct Options {
     std::string coordinator;  // HOST:PORT
-    // PEM files; empty tls_ca: plaintext. cert and key: for mutual TLS.
-    std::string tls_ca;
-    std::string tls_cert;
-    std::string tls_key;
+    TlsFiles tls;
     GroupDescription group;
     // Called once, on the link's thread, when joining again is of no use:
     // another model, another protocol version. The message says why. The

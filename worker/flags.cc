@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "CLI/CLI.hpp"
+#include "kernels/base/host_port.h"
 
 namespace ring {
 
@@ -112,6 +113,13 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   }
   if (!flags.check && !flags.bench && flags.coordinator.empty()) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is missing");
+  }
+  if (!flags.coordinator.empty()) {
+    const absl::Status address = ParseHostPort(flags.coordinator).status();
+    if (!address.ok()) {
+      return absl::InvalidArgumentError("--coordinator " +
+                                        std::string(address.message()));
+    }
   }
   if (flags.max_batch_tokens < flags.max_sequences + 64) {
     return absl::InvalidArgumentError(

@@ -103,9 +103,7 @@ absl::StatusOr<CoordinatorLink::Options> DescribeGroup(const WorkerFlags& flags,
                                                        const RankPlan& plan) {
   CoordinatorLink::Options link;
   link.coordinator = flags.coordinator;
-  link.tls_ca = flags.tls_ca;
-  link.tls_cert = flags.tls_cert;
-  link.tls_key = flags.tls_key;
+  link.tls = {flags.tls_ca, flags.tls_cert, flags.tls_key};
   RING_ASSIGN_OR_RETURN(link.group.model_digest, ModelDigest(flags.model));
   link.group.device = flags.device;
   link.group.dp = plan.mesh.dp();

@@ -23,14 +23,14 @@ void Reset(const ChatFlags& flags, v1::GenerateRequest* request) {
 
 // Sends the conversation and adds the answer to it. A failed turn is taken
 // back, so that the next one starts from where this one did.
-int TakeTurn(const ChatFlags& flags, const std::string& line,
+int TakeTurn(const Connection& connection, const std::string& line,
              v1::GenerateRequest* request) {
   v1::Chat* chat = request->mutable_chat();
   AddMessage("user", line, chat);
   AnswerPrinter printer(stdout, stdout);
   Generation generation;
   const absl::Status status = RunGeneration(
-      flags.connection, *request,
+      connection, *request,
       [&printer](const v1::TokenDelta& delta) {
         printer.Print(delta);
         return CheckWritten();
@@ -39,7 +39,7 @@ int TakeTurn(const ChatFlags& flags, const std::string& line,
   printer.Finish();
   if (!status.ok()) {
     chat->mutable_messages()->RemoveLast();
-    return ReportFailure("chat", flags.connection, status);
+    return ReportFailure("chat", connection, status);
   }
   AddMessage("assistant", generation.text, chat);
   return 0;
@@ -48,6 +48,9 @@ int TakeTurn(const ChatFlags& flags, const std::string& line,
 }  // namespace
 
 int RunChat(const ChatFlags& flags) {
+  const absl::StatusOr<Connection> connection =
+      ReadConnection(flags.connection);
+  if (!connection.ok()) return ReportMistake("chat", connection.status());
   const bool terminal = isatty(STDOUT_FILENO) == 1;
   if (terminal) {
     std::printf("/reset starts over, /quit or end of input leaves\n");
@@ -63,14 +66,14 @@ int RunChat(const ChatFlags& flags) {
     if (!std::getline(std::cin, line) || line == "/quit") break;
     if (line.empty()) continue;
     if (const absl::Status text = CheckUtf8("the line", line); !text.ok()) {
-      exit_code = ReportFailure("chat", flags.connection, text);
+      exit_code = ReportMistake("chat", text);
       continue;
     }
     if (line == "/reset") {
       Reset(flags, &request);
       continue;
     }
-    exit_code = TakeTurn(flags, line, &request);
+    exit_code = TakeTurn(*connection, line, &request);
   }
   if (terminal) std::printf("\n");
   return exit_code;

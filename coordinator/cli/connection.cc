@@ -4,31 +4,52 @@
 
 #include <cstdio>
 
+#include "absl/strings/match.h"
 #include "kernels/base/status_macros.h"
 #include "proto/protocol.h"
 #include "proto/status.h"
-#include "worker/model_files/json.h"
 
 namespace ring {
 namespace {
 
-constexpr int64_t kMaxPemBytes = 1 << 20;
+// gRPC tells why a connection failed in words alone.
+const char* AdviceToConnect(const Connection& connection,
+                            absl::string_view message) {
+  const bool tls = !connection.tls.ca.empty();
+  if (tls && absl::StrContains(message, "handshake")) {
+    return "does the server use TLS, with a certificate that the authority of "
+           "--tls-ca has signed for this host, and does it ask for --tls-cert?";
+  }
+  if (!tls && (absl::StrContains(message, "Socket closed") ||
+               absl::StrContains(message, "reset by peer"))) {
+    return "does the server use TLS? Then --tls-ca names its authority";
+  }
+  return "is ring-coordinator running there (ring status), and has a "
+         "ring-worker joined it?";
+}
 
-// What usually helps against a status.
-const char* Advice(absl::StatusCode code) {
-  switch (code) {
+// What usually helps against a status; null: nothing is known to.
+const char* Advice(const Connection& connection, const absl::Status& status) {
+  const absl::string_view message = status.message();
+  switch (status.code()) {
     case absl::StatusCode::kUnavailable:
-      return "is ring-coordinator running there (ring status), and has a "
-             "ring-worker joined it?";
+      return AdviceToConnect(connection, message);
     case absl::StatusCode::kDeadlineExceeded:
       return "give it more time with --timeout, or fewer tokens with "
              "--max-tokens";
     case absl::StatusCode::kResourceExhausted:
-      return "the server is busy: try again in a moment";
+      return absl::StrContains(message, "larger than max")
+                 ? "a message may have 64 MB at most: send a shorter prompt"
+                 : "the server is busy: try again in a moment";
     case absl::StatusCode::kInvalidArgument:
       return "change the option that the message names";
+    case absl::StatusCode::kAlreadyExists:
+      return "give another --request-id, or none";
     case absl::StatusCode::kUnimplemented:
       return "is this a ring-coordinator of the same release?";
+    case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kFailedPrecondition:
+      return nullptr;
     default:
       return "the coordinator's log has more";
   }
@@ -36,35 +57,34 @@ const char* Advice(absl::StatusCode code) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(
-    const ConnectionFlags& flags) {
-  std::shared_ptr<grpc::ChannelCredentials> credentials =
-      grpc::InsecureChannelCredentials();
-  if (!flags.tls_ca.empty()) {
-    grpc::SslCredentialsOptions tls;
-    RING_ASSIGN_OR_RETURN(tls.pem_root_certs,
-                          ReadTextFile(flags.tls_ca, kMaxPemBytes));
-    if (!flags.tls_cert.empty()) {
-      RING_ASSIGN_OR_RETURN(tls.pem_cert_chain,
-                            ReadTextFile(flags.tls_cert, kMaxPemBytes));
-      RING_ASSIGN_OR_RETURN(tls.pem_private_key,
-                            ReadTextFile(flags.tls_key, kMaxPemBytes));
-    }
-    credentials = grpc::SslCredentials(tls);
-  } else if (!flags.tls_cert.empty() || !flags.tls_key.empty()) {
-    return absl::InvalidArgumentError("--tls-cert and --tls-key need --tls-ca");
-  }
+absl::StatusOr<Connection> ReadConnection(const ConnectionFlags& flags) {
+  Connection connection{flags.server, {}, flags.timeout_s};
+  RING_ASSIGN_OR_RETURN(connection.tls, ReadClientTls(flags.tls));
+  return connection;
+}
+
+std::shared_ptr<grpc::Channel> Connect(const Connection& connection) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
-  return grpc::CreateCustomChannel(flags.server, credentials, arguments);
+  return grpc::CreateCustomChannel(
+      connection.server, MakeChannelCredentials(connection.tls), arguments);
 }
 
-int ReportFailure(const std::string& what, const ConnectionFlags& flags,
+int ReportMistake(const std::string& command, const absl::Status& status) {
+  std::fprintf(stderr, "ring: %s: %s\n", command.c_str(),
+               std::string(status.message()).c_str());
+  return 2;
+}
+
+int ReportFailure(const std::string& command, const Connection& connection,
                   const absl::Status& status) {
-  std::fprintf(stderr, "ring: %s at %s failed: %s: %s\n  try: %s\n",
-               what.c_str(), flags.server.c_str(), CodeName(status.code()),
-               std::string(status.message()).c_str(), Advice(status.code()));
+  std::fprintf(stderr, "ring: %s at %s failed: %s: %s\n", command.c_str(),
+               connection.server.c_str(), CodeName(status.code()),
+               std::string(status.message()).c_str());
+  if (const char* advice = Advice(connection, status)) {
+    std::fprintf(stderr, "  try: %s\n", advice);
+  }
   return 1;
 }
 

@@ -1,22 +1,34 @@
 #include "coordinator/cli/flags.h"
 
+#include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <string>
 
 #include "CLI/CLI.hpp"
+#include "kernels/base/host_port.h"
 
 namespace ring {
 namespace {
 
+// Without it an empty text would be id 0.
+const CLI::Range kTokenId(0, std::numeric_limits<int32_t>::max());
+
+std::string CheckHostPort(const std::string& text) {
+  return std::string(ParseHostPort(text).status().message());
+}
+
 void AddConnectionFlags(CLI::App* command, ConnectionFlags* flags) {
   command
       ->add_option("--server", flags->server, "HOST:PORT of ring-coordinator")
-      ->capture_default_str();
-  command->add_option("--tls-ca", flags->tls_ca,
+      ->capture_default_str()
+      ->check(CheckHostPort);
+  command->add_option("--tls-ca", flags->tls.ca,
                       "PEM file: authority that signed the server's "
                       "certificate; without it plaintext");
-  command->add_option("--tls-cert", flags->tls_cert,
+  command->add_option("--tls-cert", flags->tls.cert,
                       "PEM file: certificate to show to the server");
-  command->add_option("--tls-key", flags->tls_key,
+  command->add_option("--tls-key", flags->tls.key,
                       "PEM file: the key of --tls-cert");
   command
       ->add_option("--timeout", flags->timeout_s,
@@ -50,7 +62,8 @@ void AddGenerationFlags(CLI::App* command, GenerationFlags* flags) {
   command
       ->add_option("--stop-ids", flags->stop_ids,
                    "token ids that end the completion: 1,2,3")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->check(kTokenId);
   command->add_flag("--no-thinking", flags->no_thinking,
                     "ask the chat template for an answer without reasoning");
 }
@@ -65,16 +78,21 @@ CLI::App* AddGenerate(CLI::App* app, GenerateFlags* flags) {
                      "a question, through the chat template");
   prompt->add_option("--raw", flags->raw,
                      "text as it stands; special tokens in it are recognised");
-  prompt->add_option("--ids", flags->ids, "token ids: 1,2,3")->delimiter(',');
+  prompt->add_option("--ids", flags->ids, "token ids: 1,2,3")
+      ->delimiter(',')
+      ->check(kTokenId);
   prompt->add_option("--file", flags->file,
                      "a file with the question, as --prompt");
   prompt->require_option(0, 1);
   AddGenerationFlags(command, &flags->generation);
   command->add_option("--request-id", flags->request_id,
                       "name of the request, for Abort");
-  command->add_flag("--logprobs", flags->logprobs,
-                    "log probability of each token (with --json)");
-  command->add_flag("--json", flags->json, "print one JSON object at the end");
+  CLI::Option* json = command->add_flag("--json", flags->json,
+                                        "print one JSON object at the end");
+  command
+      ->add_flag("--logprobs", flags->logprobs,
+                 "log probability of each token, in the object of --json")
+      ->needs(json);
   command->add_flag("--stats", flags->stats,
                     "print tokens, times and tokens per second to stderr");
   AddConnectionFlags(command, &flags->connection);
@@ -99,6 +117,12 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
   return command;
 }
 
+[[noreturn]] void ExitWithoutCommand(const std::string& what) {
+  std::fprintf(stderr, "ring: %s: use generate, chat or status (ring --help)\n",
+               what.c_str());
+  std::exit(2);
+}
+
 }  // namespace
 
 CommandLine ParseCommandLine(int argc, char** argv) {
@@ -107,15 +131,22 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   app.set_config("--config", "",
                  "read options of the same names from FILE, in a section "
                  "named like the command");
-  app.require_subcommand(1);
+  app.set_version_flag("--version", "ringmaster " RING_VERSION);
+  app.require_subcommand(0, 1);  // none: said below
   AddGenerate(&app, &line.generate);
   const CLI::App* chat = AddChat(&app, &line.chat);
   const CLI::App* status = AddStatus(&app, &line.status);
   try {
     app.parse(argc, argv);
+  } catch (const CLI::ExtrasError& error) {
+    // A word where a command should stand is no mere extra argument.
+    if (!app.get_subcommands().empty()) std::exit(app.exit(error) == 0 ? 0 : 2);
+    ExitWithoutCommand("\"" + app.remaining().front() +
+                       "\" is no command of ring");
   } catch (const CLI::ParseError& error) {
     std::exit(app.exit(error) == 0 ? 0 : 2);
   }
+  if (app.get_subcommands().empty()) ExitWithoutCommand("no command is given");
   if (chat->parsed()) line.command = CommandLine::Command::kChat;
   if (status->parsed()) line.command = CommandLine::Command::kStatus;
   return line;

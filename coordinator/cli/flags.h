@@ -6,15 +6,14 @@
 #include <string>
 #include <vector>
 
+#include "proto/credentials.h"
+
 namespace ring {
 
 // How to reach a coordinator.
 struct ConnectionFlags {
-  std::string server = "127.0.0.1:50051";  // HOST:PORT
-  // PEM files; empty tls_ca: plaintext. cert and key: for mutual TLS.
-  std::string tls_ca;
-  std::string tls_cert;
-  std::string tls_key;
+  std::string server = "127.0.0.1:50051";  // HOST:PORT, checked
+  TlsFiles tls;
   double timeout_s = 0;  // of a call; 0: none
 };
 

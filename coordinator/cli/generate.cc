@@ -6,22 +6,24 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "coordinator/cli/answer_printer.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
 #include "coordinator/cli/generation.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/text_file.h"
 #include "nlohmann/json.hpp"
-#include "worker/model_files/json.h"
+#include "proto/protocol.h"
 
 namespace ring {
 namespace {
 
-constexpr int64_t kMaxFileBytes = int64_t{64} << 20;
-
-absl::Status SetChat(const GenerateFlags& flags, const std::string& question,
+// `what` is where the question comes from.
+absl::Status SetChat(const GenerateFlags& flags, const std::string& what,
+                     const std::string& question,
                      v1::GenerateRequest* request) {
-  RING_RETURN_IF_ERROR(CheckUtf8("the question", question));
+  RING_RETURN_IF_ERROR(CheckPrompt(what, question));
   RING_RETURN_IF_ERROR(CheckUtf8("--system", flags.generation.system));
   v1::Chat* const chat = request->mutable_chat();
   if (!flags.generation.system.empty()) {
@@ -31,24 +33,35 @@ absl::Status SetChat(const GenerateFlags& flags, const std::string& question,
   return absl::OkStatus();
 }
 
+absl::Status SetPrompt(const GenerateFlags& flags,
+                       v1::GenerateRequest* request) {
+  if (flags.raw) {
+    RING_RETURN_IF_ERROR(CheckPrompt("--raw", *flags.raw));
+    request->set_text(*flags.raw);
+    return absl::OkStatus();
+  }
+  if (!flags.ids.empty()) {
+    request->mutable_token_ids()->mutable_ids()->Add(flags.ids.begin(),
+                                                     flags.ids.end());
+    return absl::OkStatus();
+  }
+  if (flags.prompt) return SetChat(flags, "--prompt", *flags.prompt, request);
+  if (flags.file) {
+    const auto question = ReadTextFile(*flags.file, kMaxMessageBytes);
+    if (!question.ok()) {
+      return absl::Status(
+          question.status().code(),
+          absl::StrCat("--file: ", question.status().message()));
+    }
+    return SetChat(flags, "--file " + *flags.file, *question, request);
+  }
+  const std::string question(std::istreambuf_iterator<char>(std::cin), {});
+  return SetChat(flags, "standard input", question, request);
+}
+
 absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   v1::GenerateRequest request;
-  if (flags.raw) {
-    RING_RETURN_IF_ERROR(CheckUtf8("--raw", *flags.raw));
-    request.set_text(*flags.raw);
-  } else if (!flags.ids.empty()) {
-    request.mutable_token_ids()->mutable_ids()->Add(flags.ids.begin(),
-                                                    flags.ids.end());
-  } else if (flags.prompt) {
-    RING_RETURN_IF_ERROR(SetChat(flags, *flags.prompt, &request));
-  } else if (flags.file) {
-    RING_ASSIGN_OR_RETURN(const std::string question,
-                          ReadTextFile(*flags.file, kMaxFileBytes));
-    RING_RETURN_IF_ERROR(SetChat(flags, question, &request));
-  } else {
-    const std::string question(std::istreambuf_iterator<char>(std::cin), {});
-    RING_RETURN_IF_ERROR(SetChat(flags, question, &request));
-  }
+  RING_RETURN_IF_ERROR(SetPrompt(flags, &request));
   if (!flags.generation.system.empty() && !request.has_chat()) {
     return absl::InvalidArgumentError(
         "--system needs a chat prompt: --prompt or --file");
@@ -108,14 +121,15 @@ void PrintStats(const Generation& generation) {
 
 int RunGenerate(const GenerateFlags& flags) {
   const absl::StatusOr<v1::GenerateRequest> request = MakeRequest(flags);
-  if (!request.ok()) {
-    return ReportFailure("generate", flags.connection, request.status());
-  }
+  if (!request.ok()) return ReportMistake("generate", request.status());
+  const absl::StatusOr<Connection> connection =
+      ReadConnection(flags.connection);
+  if (!connection.ok()) return ReportMistake("generate", connection.status());
   Generation generation;
   // The reasoning goes to stderr, so that a pipe gets the answer alone.
   AnswerPrinter printer(stderr, stdout);
   const absl::Status status = RunGeneration(
-      flags.connection, *request,
+      *connection, *request,
       [&flags, &printer](const v1::TokenDelta& delta) {
         if (!flags.json) printer.Print(delta);
         return CheckWritten();
@@ -123,11 +137,11 @@ int RunGenerate(const GenerateFlags& flags) {
       &generation);
   printer.Finish();
   if (!status.ok()) {
-    return ReportFailure("generate", flags.connection, status);
+    return ReportFailure("generate", *connection, status);
   }
   if (flags.json) PrintJson(flags, generation);
   if (const absl::Status written = CheckWritten(); !written.ok()) {
-    return ReportFailure("generate", flags.connection, written);
+    return ReportFailure("generate", *connection, written);
   }
   if (flags.stats) PrintStats(generation);
   return 0;

@@ -39,6 +39,14 @@ absl::Status CheckUtf8(const std::string& what, const std::string& text) {
       absl::StrCat(what, " is not UTF-8: byte ", valid, " of ", text.size()));
 }
 
+absl::Status CheckPrompt(const std::string& what, const std::string& text) {
+  if (text.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(what, " is empty: there is nothing to complete"));
+  }
+  return CheckUtf8(what, text);
+}
+
 void AddMessage(const std::string& role, const std::string& content,
                 v1::Chat* chat) {
   v1::ChatMessage* message = chat->add_messages();
@@ -54,14 +62,13 @@ absl::Status CheckWritten() {
 }
 
 absl::Status RunGeneration(
-    const ConnectionFlags& connection, const v1::GenerateRequest& request,
+    const Connection& connection, const v1::GenerateRequest& request,
     const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
     Generation* generation) {
   grpc::ClientContext context;
   // Before gRPC starts threads, so that none of them takes the signals.
   const SignalWatcher interrupt([&context](int) { context.TryCancel(); });
-  RING_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
-                        Connect(connection));
+  const std::shared_ptr<grpc::Channel> channel = Connect(connection);
   if (connection.timeout_s > 0) {
     context.set_deadline(std::chrono::system_clock::now() +
                          std::chrono::milliseconds(static_cast<int64_t>(

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "coordinator/cli/connection.h"
 #include "coordinator/cli/flags.h"
 #include "ring/v1/inference.pb.h"
 
@@ -30,12 +31,14 @@ struct Generation {
 // call and is returned. OK only when the request finished. SIGINT cancels the
 // call.
 absl::Status RunGeneration(
-    const ConnectionFlags& connection, const v1::GenerateRequest& request,
+    const Connection& connection, const v1::GenerateRequest& request,
     const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
     Generation* generation);
 
 // INVALID_ARGUMENT unless `text` is UTF-8; `what` names it.
 absl::Status CheckUtf8(const std::string& what, const std::string& text);
+// The same, and it must not be empty.
+absl::Status CheckPrompt(const std::string& what, const std::string& text);
 
 // Adds a message to the conversation.
 void AddMessage(const std::string& role, const std::string& content,

@@ -29,9 +29,8 @@ struct ServerStatus {
   }
 };
 
-absl::StatusOr<ServerStatus> Ask(const ConnectionFlags& connection) {
-  RING_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
-                        Connect(connection));
+absl::StatusOr<ServerStatus> Ask(const Connection& connection) {
+  const std::shared_ptr<grpc::Channel> channel = Connect(connection);
   const double seconds = connection.timeout_s > 0 ? connection.timeout_s : 10;
   const auto deadline =
       std::chrono::system_clock::now() +
@@ -126,9 +125,12 @@ void PrintText(const StatusFlags& flags, const ServerStatus& status) {
 }  // namespace
 
 int RunStatus(const StatusFlags& flags) {
-  const absl::StatusOr<ServerStatus> status = Ask(flags.connection);
+  const absl::StatusOr<Connection> connection =
+      ReadConnection(flags.connection);
+  if (!connection.ok()) return ReportMistake("status", connection.status());
+  const absl::StatusOr<ServerStatus> status = Ask(*connection);
   if (!status.ok()) {
-    return ReportFailure("status", flags.connection, status.status());
+    return ReportFailure("status", *connection, status.status());
   }
   if (flags.json) {
     PrintJson(*status);

@@ -9,6 +9,7 @@
 #include "coordinator/text/jinja/value_json.h"
 #include "coordinator/text/utf8.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/text_file.h"
 #include "worker/model_files/json.h"
 
 namespace ring {

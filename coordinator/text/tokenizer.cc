@@ -14,7 +14,7 @@
 #include "coordinator/text/tokenizer_file.h"
 #include "coordinator/text/utf8.h"
 #include "kernels/base/status_macros.h"
-#include "worker/model_files/json.h"
+#include "kernels/base/text_file.h"
 
 namespace ring {
 namespace {

@@ -221,8 +221,7 @@ class LifecycleTest(unittest.TestCase):
                 eventually(lambda: any(g["running"]
                                        for g in cluster.status()["groups"]))
                 chat.send_signal(signal.SIGINT)
-                lines = [chat.stderr.readline() for _ in range(2)]
-                self.assertIn("CANCELLED", lines[0], turn)
+                self.assertIn("CANCELLED", chat.stderr.readline(), turn)
                 self.assert_freed(cluster)
             _, errors = chat.communicate("/quit\n", timeout=PATIENCE_S)
         self.assertEqual((chat.returncode, errors), (1, ""))
@@ -231,18 +230,19 @@ class LifecycleTest(unittest.TestCase):
         cluster = self.start()
         cluster.start_group(ranks=1, tp=1)
         cluster.wait_serving()
-        for options, output, message in (
-                (["--file", "/tmp"], os.devnull, "INVALID_ARGUMENT"),
-                (["--prompt", b"a\xffb"], os.devnull, "not UTF-8: byte 1 of 3"),
+        for options, output, code, message in (
+                (["--file", "/tmp"], os.devnull, 2, "cannot read /tmp"),
+                (["--prompt", b"a\xffb"], os.devnull, 2,
+                 "not UTF-8: byte 1 of 3"),
                 (["--ids", "5", "--temperature", "100", "--seed", "51"],
-                 "/dev/full", "takes no more"),
-                (["--raw", "x", "--max-tokens", "1", "--json"], "/dev/full",
+                 "/dev/full", 1, "takes no more"),
+                (["--raw", "x", "--max-tokens", "1", "--json"], "/dev/full", 1,
                  "takes no more")):
             with self.subTest(options=options), open(output, "wb") as file:
                 result = subprocess.run(
                     cluster.ring_command("generate", *options), stdout=file,
                     stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False)
-                self.assertEqual(result.returncode, 1)
+                self.assertEqual(result.returncode, code)
                 self.assertIn(message, result.stderr.decode())
         self.assert_freed(cluster)
 

@@ -56,7 +56,7 @@ class MistakesTest(unittest.TestCase):
             (["--max-batch-tokens", "1048576", "--max-sequences", "60000"], 1,
              1, TINY, ["not enough memory", "are available", "lower --max-"]),
             (["--tls-cert", TINY + "/config.json"], 1, 1, TINY,
-             ["--tls-cert and --tls-key go together"]),
+             ["--tls-cert and --tls-key need --tls-ca"]),
         )
         with Cluster() as cluster:
             cluster.start_coordinator()
@@ -65,6 +65,13 @@ class MistakesTest(unittest.TestCase):
             for case, turn in turns:
                 with self.subTest(case=case):
                     turn.result()
+
+    def test_address_that_is_none(self):
+        with Cluster() as cluster:
+            group = cluster.start_group(ranks=2, tp=1, limits=(),
+                                        coordinator="localhost:99999")
+            self.assert_one_message(group, "--coordinator",
+                                    '"99999" is no number in [1, 65535]')
 
     def test_mistake_of_one_rank_names_it(self):
         """Two ranks whose folders are not the same."""

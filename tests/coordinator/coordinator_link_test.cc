@@ -274,6 +274,31 @@ TEST_F(CoordinatorLinkTest, JoinsAgainWhenTheCoordinatorIsBack) {
   EXPECT_EQ(ids, std::vector<int32_t>{12});
 }
 
+TEST_F(CoordinatorLinkTest, AsksWithoutJoining) {
+  StartServer("127.0.0.1:0");
+  CoordinatorLink::Options options = LinkOptions();
+  EXPECT_TRUE(CoordinatorLink::Ask(options).ok());
+  options.group.model_digest = "other";
+  const absl::Status other = CoordinatorLink::Ask(options);
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(other.message()), HasSubstr("another model"));
+  options.group.kv_tokens = 0;
+  options.group.model_digest = digest_;
+  EXPECT_EQ(CoordinatorLink::Ask(options).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetLoad().groups_size(), 0);
+
+  options.tls.cert = "/nonexistent";
+  EXPECT_EQ(CoordinatorLink::Ask(options).code(),
+            absl::StatusCode::kInvalidArgument);
+  options.tls = {.ca = "/nonexistent", .cert = "", .key = ""};
+  EXPECT_EQ(CoordinatorLink::Ask(options).code(), absl::StatusCode::kNotFound);
+  options.tls = {};
+  server_.reset();
+  EXPECT_EQ(CoordinatorLink::Ask(options).code(),
+            absl::StatusCode::kUnavailable);
+}
+
 TEST_F(CoordinatorLinkTest, AnotherModelEndsTheLinkWithTheReason) {
   StartServer("127.0.0.1:0");
   Mutex mutex;

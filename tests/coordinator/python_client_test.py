@@ -11,6 +11,7 @@ import atexit
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,13 @@ def find(program):
         if os.path.exists(path):
             return path
     raise FileNotFoundError(program)
+
+
+def run(program, *options, **others):
+    """The program's end."""
+    return subprocess.run([os.path.join(BIN, program), *options],
+                          capture_output=True, text=True, timeout=PATIENCE_S,
+                          check=False, **others)
 
 
 class Program:
@@ -82,9 +90,9 @@ class Program:
 
 
 class Coordinator(Program):
-    def __init__(self, *options):
+    def __init__(self, *options, listen="127.0.0.1:0"):
         super().__init__(os.path.join(BIN, "ring-coordinator"), "--model",
-                         MODEL, "--listen", "127.0.0.1:0", *options)
+                         MODEL, "--listen", listen, *options)
         line = self.wait_for_line("listening")
         self.address = line.split("address=")[1].split()[0]
 
@@ -242,30 +250,37 @@ class PythonClientTest(unittest.TestCase):
         self.assertEqual(coordinator.process.wait(PATIENCE_S), 0)
         coordinator.stop()
 
+    def make_certificate(self):
+        """(key, certificate) of 127.0.0.1, signed by itself."""
+        key, cert = (os.path.join(self.folder.name, name)
+                     for name in ("key", "cert"))
+        if not os.path.exists(cert):
+            subprocess.run(
+                ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
+                 "-subj", "/CN=localhost", "-addext",
+                 "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+                check=True, capture_output=True)
+        return key, cert
+
     def test_tls_and_mutual_tls(self):
-        folder = self.folder.name
-        key, cert = (os.path.join(folder, name) for name in ("key", "cert"))
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes",
-             "-subj", "/CN=localhost", "-addext",
-             "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
-            check=True, capture_output=True)
+        key, cert = self.make_certificate()
         server = ["--tls-cert", cert, "--tls-key", key]
         trust = ["--tls-ca", cert]
         own = ["--tls-cert", cert, "--tls-key", key]
-        for options, client, welcome in (
-                (server, trust, True), (server, [], False),
-                (server + trust, trust, False),
-                (server + trust, trust + own, True)):
+        welcome = "no worker group"
+        wants_tls = "does the server use TLS? Then --tls-ca"
+        handshake = "does the server use TLS, with a certificate"
+        for options, client, text in (
+                (server, trust, welcome), (server, [], wants_tls),
+                ([], trust, handshake), (server + trust, trust, "try: "),
+                (server + trust, trust + own, welcome)):
             with self.subTest(options=options, client=client):
                 coordinator = Coordinator(*options)
-                result = subprocess.run(
-                    [os.path.join(BIN, "ring"), "status", "--server",
-                     coordinator.address, "--timeout", "5", *client],
-                    capture_output=True, text=True, check=False)
+                result = run("ring", "status", "--server", coordinator.address,
+                             "--timeout", "5", *client)
                 coordinator.stop()
-                self.assertEqual("no worker group" in result.stdout, welcome,
-                                 result)
+                self.assertIn(text, result.stdout + result.stderr)
+                self.assertEqual(welcome in result.stdout, text == welcome)
 
     def test_port_file(self):
         path = os.path.join(self.folder.name, "port")
@@ -312,6 +327,97 @@ class PythonClientTest(unittest.TestCase):
         late = self.ring("generate", "--ids", "0", "--timeout", "0.2")
         self.assertEqual(late.returncode, 1)
         self.assertIn("DEADLINE_EXCEEDED", late.stderr)
+
+    def assert_mistake(self, result, *texts):
+        """One message about the command line, exit code 2."""
+        self.assertEqual(result.returncode, 2, result)
+        self.assertEqual(result.stdout, "")
+        for text in texts:
+            self.assertIn(text, result.stderr)
+        self.assertNotIn("try:", result.stderr)
+
+    def test_ring_says_what_is_wrong_with_the_command_line(self):
+        config = os.path.join(MODEL, "config.json")
+        for command, texts in (
+                ([], ["no command is given", "generate, chat or status"]),
+                (["foo"], ['"foo" is no command', "generate, chat or status"]),
+                (["generate", "--prompt", ""], ["--prompt is empty"]),
+                (["generate", "--raw", ""], ["--raw is empty"]),
+                (["generate", "--ids", ""], ["--ids"]),
+                (["generate"], ["standard input is empty"]),
+                (["generate", "--file", "/nope"],
+                 ["--file: cannot open /nope: No such file"]),
+                (["generate", "--raw", "x", "--logprobs"],
+                 ["--logprobs requires --json"]),
+                (["status", "--server", "localhost"],
+                 ["--server", '"localhost" is not HOST:PORT: it has no port']),
+                (["status", "--server", "localhost:99999"],
+                 ["--server", '"99999" is no number in [1, 65535]']),
+                (["status", "--server", "::1:700"], ["needs brackets"]),
+                (["status", "--tls-cert", config],
+                 ["--tls-cert and --tls-key need --tls-ca"]),
+                (["status", "--tls-ca", config, "--tls-cert", config],
+                 ["--tls-cert and --tls-key go together"]),
+                (["chat", "--tls-ca", "/nope"],
+                 ["--tls-ca: cannot open /nope: No such file"]),
+                (["generate", "--raw", "x", "--tls-ca", config],
+                 ["--tls-ca: ", "is no PEM file"])):
+            with self.subTest(command=command):
+                self.assert_mistake(
+                    run("ring", *command, stdin=subprocess.DEVNULL), *texts)
+
+    def test_coordinator_says_what_is_wrong_with_the_command_line(self):
+        taken = self.coordinator.address
+        for options, texts in (
+                (["--listen", "127.0.0.1:99999"],
+                 ["--listen", '"99999" is no number in [0, 65535]']),
+                (["--listen", taken],
+                 [f"cannot listen on {taken}: another program listens there",
+                  "give another port"]),
+                (["--listen", "192.0.2.1:7000", "--insecure"],
+                 ["cannot listen on 192.0.2.1:7000", "no such address"]),
+                (["--listen", "0.0.0.0:0"],
+                 ["--listen 0.0.0.0:0 is not a loopback address",
+                  "--insecure"]),
+                (["--tls-key", "/nope"],
+                 ["--tls-cert and --tls-key go together"]),
+                (["--tls-cert", "/nope", "--tls-key", "/nope"],
+                 ["--tls-cert: cannot open /nope"])):
+            with self.subTest(options=options):
+                self.assert_mistake(
+                    run("ring-coordinator", "--model", MODEL, *options), *texts)
+
+    def test_listens_on_ipv6(self):
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            self.skipTest("this host has no IPv6")
+        coordinator = Coordinator(listen="[::1]:0")
+        self.assertRegex(coordinator.address, r"^\[::1\]:[1-9][0-9]*$")
+        result = run("ring", "status", "--server", coordinator.address)
+        coordinator.stop()
+        self.assertIn("no worker group", result.stdout)
+
+    def test_programs_have_a_version(self):
+        versions = {run(program, "--version").stdout
+                    for program in ("ring", "ring-coordinator", "ring-worker")}
+        self.assertEqual(len(versions), 1, versions)
+        self.assertRegex(versions.pop(), r"^ringmaster \d+\.\d+\.\d+\n$")
+
+    def test_message_of_more_than_64_mb_is_no_busy_server(self):
+        path = os.path.join(self.folder.name, "large")
+        with open(path, "wb") as file:
+            file.write(b"a" * (64 << 20))
+        result = self.ring("generate", "--file", path)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("RESOURCE_EXHAUSTED", result.stderr)
+        self.assertIn("a message may have 64 MB at most", result.stderr)
+        with open(path, "ab") as file:
+            file.write(b"a")
+        self.assert_mistake(self.ring("generate", "--file", path),
+                            "is larger than 67108864 bytes")
+        os.remove(path)
 
     def test_ring_chat(self):
         result = self.ring("chat", input="Hello\n")

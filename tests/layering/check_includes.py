@@ -19,7 +19,7 @@ ALLOWED = {
     "kernels/base/": ["kernels/base/"],
     "kernels/": ["kernels/"],
     "parallel/": ["parallel/", "kernels/"],
-    "proto/": ["proto/", "ring/v1/"],
+    "proto/": ["proto/", "ring/v1/", "kernels/base/"],
     "worker/model_files/": ["worker/model_files/", "kernels/base/"],
     "worker/cache/": [
         "worker/cache/", "worker/model_files/", "worker/generation_request.h",
@@ -47,8 +47,9 @@ ALLOWED = {
 
 # Headers of libraries, and the files that may include them.
 CONFINED = [
-    (r"^grpc(pp|\+\+)?/|^proto/status\.h$|\.grpc\.pb\.h$",
-     r"^(coordinator/(?!text/)|proto/status|worker/coordinator_link)"),
+    (r"^grpc(pp|\+\+)?/|^proto/(status|credentials)\.h$|\.grpc\.pb\.h$",
+     r"^(coordinator/(?!text/)|proto/(status|credentials)"
+     r"|worker/coordinator_link)"),
     (r"^mpi\.h$", r"^parallel/[^/]*\.cc$"),
     (r"^nccl\.h$", r"^parallel/nccl_communicator\.cc$"),
     (r"^(cuda|cublas|cub/|cooperative_groups)",

@@ -7,8 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/text_file.h"
 #include "worker/model_files/checkpoint.h"
-#include "worker/model_files/json.h"
 #include "worker/model_files/read_only_file.h"
 #include "worker/model_files/safetensors.h"
 

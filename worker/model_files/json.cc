@@ -1,15 +1,13 @@
 #include "worker/model_files/json.h"
 
-#include <cerrno>
-#include <fstream>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
+#include "kernels/base/text_file.h"
 
 namespace ring {
 namespace {
@@ -122,37 +120,6 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view what) {
 absl::StatusOr<Json> ReadJsonFile(const std::string& path, int64_t max_bytes) {
   RING_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, max_bytes));
   return ParseJson(text, path);
-}
-
-absl::StatusOr<std::string> ReadTextFile(const std::string& path,
-                                         int64_t max_bytes) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    const int error = errno;
-    const std::string message = absl::StrCat(
-        "cannot open ", path, ": ", std::generic_category().message(error));
-    return error == ENOENT ? absl::NotFoundError(message)
-                           : absl::InvalidArgumentError(message);
-  }
-  // Read in pieces rather than by size: the size of a pipe is not known, and
-  // a file may grow while it is read.
-  std::string text;
-  constexpr int64_t kPieceBytes = int64_t{1} << 20;
-  while (file) {
-    const size_t old_bytes = text.size();
-    text.resize(old_bytes + kPieceBytes);
-    file.read(text.data() + old_bytes, kPieceBytes);
-    text.resize(old_bytes + static_cast<size_t>(file.gcount()));
-    if (static_cast<int64_t>(text.size()) > max_bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, " is larger than ", max_bytes, " bytes"));
-    }
-  }
-  if (file.bad() || !file.eof()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path));
-  }
-  return text;
 }
 
 }  // namespace ring

@@ -25,8 +25,4 @@ absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view what);
 absl::StatusOr<Json> ReadJsonFile(const std::string& path,
                                   int64_t max_bytes = int64_t{256} << 20);
 
-// The whole file as bytes; same errors as ReadJsonFile.
-absl::StatusOr<std::string> ReadTextFile(const std::string& path,
-                                         int64_t max_bytes);
-
 }  // namespace ring
