@@ -10,12 +10,14 @@
 #include <cerrno>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "coordinator/cluster_service.h"
 #include "coordinator/control_service.h"
 #include "coordinator/dispatcher.h"
 #include "coordinator/inference_service.h"
+#include "coordinator/parse_failures.h"
 #include "kernels/base/host_port.h"
 #include "kernels/base/log.h"
 #include "kernels/base/status_macros.h"
@@ -147,6 +149,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   auto parts = std::make_unique<Parts>(std::move(options), std::move(model));
   grpc::ServerBuilder builder;
   SetArguments(&builder);
+  std::vector<
+      std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>>
+      interceptors;
+  interceptors.push_back(ExplainParseFailures());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   builder.AddListeningPort(listen.ToString(), MakeServerCredentials(tls),
                            &parts->port);
   builder.RegisterService(&parts->inference);

@@ -419,6 +419,27 @@ class PythonClientTest(unittest.TestCase):
                             "is larger than 67108864 bytes")
         os.remove(path)
 
+    def test_requests_that_cannot_be_parsed(self):
+        for method, message in (
+                ("Inference/Generate", "ring.v1.GenerateRequest"),
+                ("Inference/Tokenize", "ring.v1.TokenizeRequest"),
+                ("Inference/GetModel", "ring.v1.GetModelRequest"),
+                ("Control/Abort", "ring.v1.AbortRequest")):
+            call = self.channel.unary_stream("/ring.v1." + method)(
+                b"\xff\xff\xff", timeout=PATIENCE_S)
+            with self.subTest(method=method):
+                with self.assertRaises(grpc.RpcError) as raised:
+                    next(call)
+                self.assertEqual(raised.exception.code(),
+                                 grpc.StatusCode.INVALID_ARGUMENT)
+                self.assertEqual(raised.exception.details(),
+                                 f"the request cannot be parsed as a {message}")
+        for path in ("/ring.v1.Inference/Nothing", "/other.Service/Generate"):
+            with self.assertRaises(grpc.RpcError) as raised:
+                next(self.channel.unary_stream(path)(b"", timeout=PATIENCE_S))
+            self.assertEqual(raised.exception.code(),
+                             grpc.StatusCode.UNIMPLEMENTED)
+
     def test_ring_chat(self):
         result = self.ring("chat", input="Hello\n")
         self.assertEqual(result.returncode, 0, result.stderr)
