@@ -44,6 +44,8 @@ absl::StatusOr<GroupInfo> ReadHello(const v1::Hello& hello,
       CheckCapacity("max_sequences", hello.max_sequences(), kMaxCapacity));
   RING_RETURN_IF_ERROR(
       CheckCapacity("kv_tokens", hello.kv_tokens(), kMaxCapacity));
+  RING_RETURN_IF_ERROR(CheckCapacity("max_batch_tokens",
+                                     hello.max_batch_tokens(), kMaxCapacity));
   RING_RETURN_IF_ERROR(
       CheckCapacity("context_length", hello.context_length(), kMaxCapacity));
   GroupInfo info;
@@ -56,6 +58,7 @@ absl::StatusOr<GroupInfo> ReadHello(const v1::Hello& hello,
   info.tp = hello.tp();
   info.max_sequences = hello.max_sequences();
   info.kv_tokens = hello.kv_tokens();
+  info.max_batch_tokens = hello.max_batch_tokens();
   info.context_length = hello.context_length();
   return info;
 }

@@ -172,11 +172,14 @@ absl::StatusOr<int64_t> Dispatcher::AddGroup(GroupInfo info,
   welcome->set_num_token_ids(options_.num_token_ids);
   link->Send(std::move(message));
   links_[group] = std::move(link);
-  const GroupInfo& added = router_.Find(group)->info;
-  LogInfo("group joined", "group", group, "host", added.host, "pid", added.pid,
-          "epoch", added.epoch, "dp", added.dp, "tp", added.tp, "device",
-          added.device, "max_sequences", added.max_sequences, "kv_tokens",
-          added.kv_tokens);
+  const Router::Group& added = *router_.Find(group);
+  // Sums over the data-parallel groups, as GetLoad has them.
+  LogInfo("group joined", "group", group, "host", added.info.host, "pid",
+          added.info.pid, "epoch", added.info.epoch, "dp", added.info.dp, "tp",
+          added.info.tp, "device", added.info.device, "max_sequences",
+          added.capacity_sequences(), "kv_tokens", added.capacity_tokens(),
+          "max_batch_tokens", added.info.dp * added.info.max_batch_tokens,
+          "context_length", added.info.context_length);
   UpdateServing();
   Pump();
   return group;

@@ -22,6 +22,7 @@ struct GroupInfo {
   // Of each of the dp data-parallel groups.
   int64_t max_sequences = 0;
   int64_t kv_tokens = 0;
+  int64_t max_batch_tokens = 0;  // rows of a step, for people
   int64_t context_length = 0;
 };
 

@@ -32,6 +32,13 @@ class LifecycleTest(unittest.TestCase):
         cluster = self.start()
         group = cluster.start_group(ranks=4, tp=2)
         group.wait_joined()
+        # The coordinator's line has the sums over dp = 2 groups, as status.
+        line = cluster.coordinator.wait_for_lines("group joined")[0]
+        status = cluster.status()["groups"][0]
+        self.assertEqual((status["max_sequences"], status["kv_tokens"]),
+                         (2 * 8, 2 * 32768))
+        self.assertIn(f" max_sequences={2 * 8} kv_tokens={2 * 32768} "
+                      f"max_batch_tokens={2 * 256} ", line)
         order = [("joined" if "joined the coord" in line else "ready")
                  for line in group.lines
                  if "joined the coord" in line or "rank ready" in line]
