@@ -55,7 +55,7 @@ CONFINED = [
     (r"^(cuda|cublas|cub/|cooperative_groups)",
      r"\.cuh?$|^kernels/cuda_backend\.cc$|^parallel/nccl_communicator\.cc$"),
     (r"^(oneapi|dnnl)", r"^kernels/linear/dnnl_gemm\.cc$"),
-    (r"^CLI/", r"^(worker|coordinator)/(cli/)?(flags|main|[a-z]+)\.(cc|h)$"),
+    (r"^CLI/", r"^(worker|coordinator|coordinator/cli)/flags\.cc$"),
     (r"\.pb\.h$", r"^(proto|coordinator/(?!text/)|worker/(?!model|cache))"),
 ]
 
