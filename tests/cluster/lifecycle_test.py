@@ -182,7 +182,9 @@ class LifecycleTest(unittest.TestCase):
         cluster = self.start()
         group = cluster.start_group(ranks=2)
         cluster.wait_serving()
-        os.kill(group.rank_pids()[0], signal.SIGTERM)
+        leader = cluster.status()["groups"][0]["pid"]
+        self.assertEqual(leader, group.rank_pids()[0])
+        os.kill(leader, signal.SIGTERM)
         self.assertEqual(group.wait(), 0)
         self.assertEqual(len(group.wait_for_lines("rank ends", 2)), 2)
         self.assertEqual(group.incidents(), [])
