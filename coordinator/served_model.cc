@@ -13,17 +13,6 @@
 namespace ring {
 namespace {
 
-// With YaRN the usable window is a multiple of the one trained.
-int64_t ContextLength(const ModelConfig& config) {
-  if (!config.rope_scaling.has_value()) return config.max_position_embeddings;
-  const YarnScaling& yarn = *config.rope_scaling;
-  return std::max(
-      config.max_position_embeddings,
-      static_cast<int64_t>(
-          yarn.factor *
-          static_cast<double>(yarn.original_max_position_embeddings)));
-}
-
 SamplingDefaults Defaults(const GenerationConfig& generation) {
   SamplingDefaults defaults;
   const bool greedy =
@@ -82,7 +71,7 @@ absl::StatusOr<std::unique_ptr<const ServedModel>> LoadServedModel(
 
   model->name = FolderName(model_dir);
   model->architecture = "BailingMoeLinearV2ForCausalLM";
-  model->context_length = ContextLength(file.config);
+  model->context_length = file.config.ContextLength();
   model->vocab_size = file.config.vocab_size;
   model->num_token_ids = model->tokenizer->num_token_ids();
   if (model->num_token_ids > model->vocab_size) {

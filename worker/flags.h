@@ -24,7 +24,7 @@ struct WorkerFlags {
   int max_sequences = 16;
   int64_t kv_tokens = 65536;
   int64_t max_batch_tokens = 2048;
-  int64_t max_context = 0;  // 0: the model's max_position_embeddings
+  int64_t max_context = 0;  // 0: ModelConfig::ContextLength
   int max_queued = 256;
   std::string weights = "as-stored";  // as-stored, fp8
   std::string activations = "bf16";   // bf16, fp32

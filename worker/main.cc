@@ -25,6 +25,7 @@
 #include "worker/scheduler.h"
 #include "worker/start_check.h"
 #include "worker/step_loop.h"
+#include "worker/text_check.h"
 #include "worker/watchdog.h"
 
 namespace ring {
@@ -59,7 +60,7 @@ int RunCheck(const WorkerFlags& flags) {
     }
     return world;
   };
-  const ModelCheck check = CheckModel(flags.model, ranks);
+  const ModelCheck check = CheckModel(flags.model, CheckText, ranks);
   std::fputs(check.report.c_str(), stdout);
   return check.status.ok() ? 0 : 1;
 }

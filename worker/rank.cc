@@ -1,5 +1,7 @@
 #include "worker/rank.h"
 
+#include <sched.h>
+
 #include <algorithm>
 #include <string>
 #include <thread>
@@ -33,6 +35,18 @@ absl::StatusOr<std::string> DeviceOf(const WorkerFlags& flags,
         "rank its own, or --share-gpu to insist"));
   }
   return flags.device;
+}
+
+// This rank's share of the host's cores; all that the launcher has bound it to,
+// if it has.
+int DefaultThreads(int ranks_of_host) {
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  cpu_set_t bound;
+  CPU_ZERO(&bound);
+  const int own = sched_getaffinity(0, sizeof(bound), &bound) == 0
+                      ? CPU_COUNT(&bound)
+                      : cores;
+  return std::max(1, own < cores ? own : cores / ranks_of_host);
 }
 
 // Opens what the weights will come from, and says how much they will take.
@@ -91,9 +105,8 @@ absl::StatusOr<Rank::Parts> Rank::Prepare(const WorkerFlags& flags,
   if (!weights.ok()) return About(model, weights);
   progress->Tick();  // files and devices may each take seconds
 
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
   parts.threads =
-      flags.threads > 0 ? flags.threads : std::max(1, cores / mpi.local_size());
+      flags.threads > 0 ? flags.threads : DefaultThreads(mpi.local_size());
   RING_ASSIGN_OR_RETURN(const std::string device, DeviceOf(flags, mpi));
   parts.on_gpu = device != "cpu";
   absl::StatusOr<std::unique_ptr<Backend>> backend =

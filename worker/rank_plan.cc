@@ -1,8 +1,8 @@
 #include "worker/rank_plan.h"
 
-#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "worker/shard_of_mesh.h"
@@ -20,17 +20,21 @@ ShardSpec ShardOf(const WorkerFlags& flags, const ModelConfig& config,
   return spec;
 }
 
-Engine::Options EngineOf(const WorkerFlags& flags, const ModelConfig& config) {
+absl::StatusOr<Engine::Options> EngineOf(const WorkerFlags& flags,
+                                         const ModelConfig& config) {
+  const int64_t longest = config.ContextLength();
+  if (flags.max_context > longest) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--max-context = ", flags.max_context, " is above the ",
+                     longest, " tokens that the model was made for"));
+  }
   const DType activations =
       flags.activations == "fp32" ? DType::kFloat32 : DType::kBFloat16;
   Engine::Options engine;
   engine.max_sequences = flags.max_sequences;
   engine.num_pages = static_cast<int>(flags.kv_tokens / kPageTokens);
   engine.max_batch_tokens = flags.max_batch_tokens;
-  engine.max_context =
-      flags.max_context > 0
-          ? std::min(flags.max_context, config.max_position_embeddings)
-          : config.max_position_embeddings;
+  engine.max_context = flags.max_context > 0 ? flags.max_context : longest;
   engine.activation_dtype = activations;
   engine.kv_dtype = activations;
   return engine;
@@ -48,7 +52,7 @@ absl::StatusOr<RankPlan> PlanRank(const WorkerFlags& flags,
       ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
                                   world_size));
   ShardSpec shard = ShardOf(flags, config, mesh, placement);
-  const Engine::Options engine = EngineOf(flags, config);
+  RING_ASSIGN_OR_RETURN(const Engine::Options engine, EngineOf(flags, config));
   const EngineBytes bytes = MeasureEngine(config, mesh, placement, engine);
   return RankPlan{std::move(mesh), std::move(placement), std::move(shard),
                   engine, bytes};

@@ -5,6 +5,7 @@ Dependencies point one way:
 
   coordinator -> proto <- worker -> parallel -> kernels -> kernels/base
   coordinator -> worker/model_files
+  worker/text_check -> coordinator/text
   worker/model -> worker/cache, worker/model_files
 """
 import pathlib
@@ -33,6 +34,11 @@ ALLOWED = {
     "worker/coordinator_link": [
         "worker/coordinator_link", "worker/generation_request.h",
         "worker/request_sink.h", "worker/model_files/", "proto/", "ring/v1/",
+        "kernels/base/",
+    ],
+    # What the coordinator would say of a model's text.
+    "worker/text_check": [
+        "worker/text_check", "worker/model_files/", "coordinator/text/",
         "kernels/base/",
     ],
     "worker/": ["worker/", "parallel/", "kernels/", "ring/v1/"],

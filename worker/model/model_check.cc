@@ -9,7 +9,6 @@
 #include "worker/model_files/checkpoint.h"
 #include "worker/model_files/generation_config.h"
 #include "worker/model_files/inventory.h"
-#include "worker/model_files/text_files.h"
 
 namespace ring {
 namespace {
@@ -86,18 +85,11 @@ void ReportInventory(const Inventory& inventory, size_t files,
 }
 
 void ReportText(const std::string& model_dir, const ModelConfig& config,
-                Reporter* reporter) {
+                TextCheck check, Reporter* reporter) {
   reporter->Section("tokenizer and template");
-  const auto text = CheckTextFiles(model_dir, config);
+  const auto text = check(model_dir, config);
   if (reporter->Passed(text.status())) {
-    reporter->Line(
-        absl::StrCat("tokenizer    BPE, ids up to ", text->num_token_ids - 1,
-                     " of ", config.vocab_size, ", ", text->merges, " merges, ",
-                     text->added_tokens, " added tokens"));
-    reporter->Line(
-        text->chat_template_file.empty()
-            ? "template     none: prompts go in as raw text"
-            : absl::StrCat("template     in ", text->chat_template_file));
+    for (const std::string& line : *text) reporter->Line(line);
   }
   const auto generation = ReadGenerationConfig(model_dir);
   if (reporter->Passed(generation.status())) {
@@ -138,14 +130,15 @@ void ReportRanks(const ModelConfig& config, const TensorTable& tensors,
 
 }  // namespace
 
-ModelCheck CheckModel(const std::string& model_dir, RanksOfWorld ranks) {
+ModelCheck CheckModel(const std::string& model_dir, TextCheck text,
+                      RanksOfWorld ranks) {
   Reporter reporter;
   reporter.Section(absl::StrCat("model ", model_dir));
   reporter.Section("config.json");
   const auto file = ReadModelConfig(model_dir);
   if (!reporter.Passed(file.status())) return reporter.Finish();
   ReportConfig(*file, &reporter);
-  ReportText(model_dir, file->config, &reporter);
+  ReportText(model_dir, file->config, text, &reporter);
   reporter.Section("tensors");
   const auto checkpoint = Checkpoint::Open(model_dir);
   if (!reporter.Passed(checkpoint.status())) return reporter.Finish();

@@ -34,8 +34,13 @@ struct RankToCheck {
 using RanksOfWorld = absl::FunctionRef<absl::StatusOr<std::vector<RankToCheck>>(
     const ModelConfig& config)>;
 
+// Judges tokenizer and chat template: lines for the report.
+using TextCheck = absl::FunctionRef<absl::StatusOr<std::vector<std::string>>(
+    const std::string& model_dir, const ModelConfig& config)>;
+
 // Reads config, headers and text files of `model_dir`, no tensor data: seconds
 // for the largest checkpoints. Goes on after a problem as far as it can.
-ModelCheck CheckModel(const std::string& model_dir, RanksOfWorld ranks);
+ModelCheck CheckModel(const std::string& model_dir, TextCheck text,
+                      RanksOfWorld ranks);
 
 }  // namespace ring

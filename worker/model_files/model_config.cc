@@ -278,6 +278,14 @@ absl::Status ToStatus(const std::vector<std::string>& errors) {
 
 }  // namespace
 
+int64_t ModelConfig::ContextLength() const {
+  if (!rope_scaling.has_value()) return max_position_embeddings;
+  const auto trained =
+      static_cast<double>(rope_scaling->original_max_position_embeddings);
+  return std::max(max_position_embeddings,
+                  static_cast<int64_t>(rope_scaling->factor * trained));
+}
+
 absl::StatusOr<ModelConfigFile> ParseModelConfig(const Json& json) {
   if (!json.is_object()) {
     return absl::InvalidArgumentError("config.json: not a JSON object");

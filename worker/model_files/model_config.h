@@ -65,6 +65,10 @@ struct ModelConfig {
   int num_nextn_predict_layers = 0;  // extra layers, not run
   Quantization quantization = Quantization::kNone;
 
+  // Longest sequence, prompt and completion: with YaRN a multiple of the window
+  // that was trained.
+  int64_t ContextLength() const;
+
   // Full softmax attention: the last layer of each full group, and every
   // layer after the last full group. The others are linear.
   bool IsSoftmaxLayer(int layer) const {

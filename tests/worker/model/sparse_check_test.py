@@ -66,7 +66,7 @@ class SparseCheckTest(unittest.TestCase):
                      if line.startswith("  ")}
             self.assertEqual(set(config) - shown, set())
             for text in ("437 in 2 files", "BPE, ids up to 812 of 1024",
-                         "template     in tokenizer_config.json",
+                         "bytes of Jinja, all of it supported",
                          f"rank {tp - 1} (tp_rank {tp - 1} of {tp})",
                          "verdict: ok"):
                 self.assertIn(text, report)
@@ -370,7 +370,70 @@ class SparseCheckTest(unittest.TestCase):
     def test_tokenizer_ids_beyond_the_vocabulary(self):
         mini = sparse("mini")
         mini.tokenizer["added_tokens"][0]["id"] = 157184
-        self.refuse(mini, 'token "<|startoftext|>"', "[0, 157184)")
+        self.refuse(mini, "the largest id is 157184", "vocab_size = 157184")
+
+    def test_tokenizer_without_the_eos_token(self):
+        mini = sparse("mini")
+        mini.tokenizer["added_tokens"].pop()
+        self.refuse(mini, "has no token ",
+                    "which config.json names as eos_token_id")
+
+    def test_tokenizer_and_template_as_the_coordinator_judges_them(self):
+        def verdict(name, change):
+            """Of ring-tiny with one file changed."""
+            with tempfile.TemporaryDirectory() as folder:
+                tiny = os.path.abspath(os.path.join(DATA_DIR, "ring-tiny"))
+                for file in os.listdir(tiny):
+                    os.symlink(os.path.join(tiny, file),
+                               os.path.join(folder, file))
+                path = os.path.join(folder, name)
+                with open(path) as file:
+                    content = json.load(file)
+                change(content)
+                os.remove(path)
+                with open(path, "w") as file:
+                    json.dump(content, file)
+                return check(folder, 1)[:2]
+
+        def template(text):
+            return lambda config: config.update(chat_template=text)
+
+        for name, change, words in (
+                ("tokenizer.json",
+                 lambda tokenizer: tokenizer.update(
+                     normalizer={"type": "NFKC"}), "normalizer"),
+                ("tokenizer.json",
+                 lambda tokenizer: tokenizer.update(
+                     pre_tokenizer={"type": "Metaspace"}), "Metaspace"),
+                ("tokenizer_config.json", template("{% if messages %}"),
+                 "line 1"),
+                ("tokenizer_config.json", template("{{ messages | shuffle }}"),
+                 "shuffle")):
+            code, report = verdict(name, change)
+            self.assertEqual(code, 1, report)
+            self.assertIn(words, report)
+        code, report = verdict("tokenizer_config.json", template(
+            [{"name": "default", "template": "{{ messages[0].content }}"}]))
+        self.assertEqual(code, 0, report)
+        self.assertIn("25 bytes of Jinja", report)
+
+    def test_context_that_yarn_extends(self):
+        mini = sparse("mini")
+        mini.config["rope_scaling"] = {
+            "rope_type": "yarn", "factor": 4.0,
+            "original_max_position_embeddings":
+                mini.config["max_position_embeddings"]}
+        longest = 4 * mini.config["max_position_embeddings"]
+        with tempfile.TemporaryDirectory() as folder:
+            mini.write(folder)
+            code, report, _ = check(folder, 1, 1, "--max-context",
+                                    str(longest))
+            self.assertEqual(code, 0, report)
+            code, report, _ = check(folder, 1, 1, "--max-context",
+                                    str(longest + 1))
+            self.assertEqual(code, 1, report)
+            self.assertIn(f"--max-context = {longest + 1} is above the "
+                          f"{longest} tokens", report)
 
     def test_mesh_that_does_not_fit(self):
         self.refuse(sparse("mini"),

@@ -13,7 +13,6 @@
 #include "worker/model_files/digest.h"
 #include "worker/model_files/inventory.h"
 #include "worker/model_files/model_config.h"
-#include "worker/model_files/text_files.h"
 
 namespace ring {
 namespace {
@@ -239,58 +238,6 @@ TEST(DigestTest, WorksWithoutWeights) {
   EXPECT_NE(*without, all);
   std::filesystem::remove(tiny.dir() + "/config.json");
   EXPECT_TRUE(absl::IsNotFound(ModelDigest(tiny.dir()).status()));
-}
-
-TEST(TextFilesTest, DescribesRingTiny) {
-  const auto text = CheckTextFiles(kRingTiny, ConfigOf(kRingTiny));
-  ASSERT_TRUE(text.ok()) << text.status();
-  EXPECT_EQ(text->num_token_ids, 813);
-  EXPECT_EQ(text->merges, 550);
-  EXPECT_EQ(text->added_tokens, 7);
-  EXPECT_EQ(text->chat_template_file, "tokenizer_config.json");
-}
-
-TEST(TextFilesTest, NamesTheProblem) {
-  const TinyCheckpoint tiny(TinyConfigJson());
-  const ModelConfig config = ConfigOf(tiny.dir());
-  const auto error = [&](const Json& tokenizer) {
-    std::ofstream(tiny.dir() + "/tokenizer.json") << tokenizer.dump();
-    return std::string(CheckTextFiles(tiny.dir(), config).status().message());
-  };
-  EXPECT_TRUE(absl::IsNotFound(CheckTextFiles(tiny.dir(), config).status()));
-  Json good = {{"model",
-                {{"type", "BPE"},
-                 {"vocab", {{"a", 0}, {"<end>", 96}}},
-                 {"merges", Json::array()}}}};
-  EXPECT_EQ(error(good), "");
-  EXPECT_THAT(error(Json::array()), HasSubstr("no object \"model\""));
-  Json bad = good;
-  bad["model"]["type"] = "Unigram";
-  EXPECT_THAT(error(bad), HasSubstr("model.type is not supported"));
-  bad = good;
-  bad["model"].erase("merges");
-  EXPECT_THAT(error(bad), HasSubstr("merges"));
-  bad = good;
-  bad["model"]["vocab"]["b"] = 97;
-  EXPECT_THAT(error(bad), HasSubstr("token \"b\" has an id that is not in"));
-  bad = good;
-  bad["model"]["vocab"].erase("<end>");
-  EXPECT_THAT(error(bad), HasSubstr("does not know eos_token_id 96"));
-  bad["model"]["vocab"] = Json::object();
-  EXPECT_THAT(error(bad), HasSubstr("knows no token"));
-  bad = good;
-  bad["added_tokens"] = {{{"id", 3}}};
-  EXPECT_THAT(error(bad), HasSubstr("without content"));
-  bad["added_tokens"] = 3;
-  EXPECT_THAT(error(bad), HasSubstr("added_tokens is not a list"));
-
-  EXPECT_EQ(error(good), "");
-  std::ofstream(tiny.dir() + "/tokenizer_config.json")
-      << R"({"chat_template": ["a", "b"]})";
-  EXPECT_THAT(error(good), HasSubstr("chat_template is not supported"));
-  std::ofstream(tiny.dir() + "/chat_template.jinja") << "{{ messages }}";
-  EXPECT_EQ(CheckTextFiles(tiny.dir(), config)->chat_template_file,
-            "chat_template.jinja");
 }
 
 }  // namespace
