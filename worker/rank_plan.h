@@ -21,7 +21,7 @@ struct RankPlan {
 };
 
 // A function of the flags and the model alone: any process can make the plan of
-// any rank. INVALID_ARGUMENT as MakeMesh.
+// any rank. INVALID_ARGUMENT as MakeMesh and PlaceExperts.
 absl::StatusOr<RankPlan> PlanRank(const WorkerFlags& flags,
                                   const ModelConfig& config, int world_size,
                                   int rank);
