@@ -8,6 +8,92 @@
 
 namespace ring::cuda {
 
+// Four consecutive values. Not `aligned`: they may lie anywhere. Loads go past
+// L1, which does not see what another kernel or GPU has stored meanwhile.
+__device__ inline void LoadQuad(const float* from, bool aligned,
+                                float (&x)[4]) {
+  if (aligned) {
+    const float4 raw = __ldcg(reinterpret_cast<const float4*>(from));
+    x[0] = raw.x;
+    x[1] = raw.y;
+    x[2] = raw.z;
+    x[3] = raw.w;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[e] = __ldcg(from + e);
+  }
+}
+__device__ inline void LoadQuad(const BFloat16* from, bool aligned,
+                                float (&x)[4]) {
+  if (aligned) {
+    const uint2 raw = __ldcg(reinterpret_cast<const uint2*>(from));
+    x[0] = __uint_as_float(raw.x << 16);
+    x[1] = __uint_as_float(raw.x & 0xffff0000u);
+    x[2] = __uint_as_float(raw.y << 16);
+    x[3] = __uint_as_float(raw.y & 0xffff0000u);
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[e] = Widen(from[e]);
+  }
+}
+__device__ inline void StoreQuad(const float (&x)[4], bool aligned, float* to) {
+  if (aligned) {
+    *reinterpret_cast<float4*>(to) = {x[0], x[1], x[2], x[3]};
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) to[e] = x[e];
+  }
+}
+__device__ inline void StoreQuad(const float (&x)[4], bool aligned,
+                                 BFloat16* to) {
+  BFloat16 y[4];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) y[e] = Narrow<BFloat16>(x[e]);
+  if (aligned) {
+    *reinterpret_cast<uint2*>(to) = {y[0].bits | uint32_t{y[1].bits} << 16,
+                                     y[2].bits | uint32_t{y[3].bits} << 16};
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) to[e] = y[e];
+  }
+}
+
+// Rows of up to four columns a thread, in a multiple of four: the columns
+// 4 * threadIdx.x .. + 3 stay in a thread's registers.
+inline constexpr int kQuadThreads = 1024;
+
+inline bool FitQuads(int64_t cols) {
+  return cols % 4 == 0 && cols <= 4 * kQuadThreads;
+}
+// Whether residual, norm_weight and normed allow for loads of four columns.
+inline bool AllowQuadLoads(const ResidualNormArgs& args) {
+  return (reinterpret_cast<uintptr_t>(args.residual) |
+          reinterpret_cast<uintptr_t>(args.norm_weight) |
+          reinterpret_cast<uintptr_t>(args.normed)) %
+             16 ==
+         0;
+}
+
+// Called by a block of kQuadThreads: x is the sum of residual and parts in the
+// thread's columns, `weight` what norm_weight has there. `shared` has room for
+// kQuadThreads / kWarp values.
+template <typename Out>
+__device__ void NormQuad(const ResidualNormArgs& args, int64_t row,
+                         bool aligned, float (&x)[4], const float (&weight)[4],
+                         float* shared) {
+  const int i = static_cast<int>(threadIdx.x) * 4;
+  const bool mine = i < args.cols;
+  if (mine) StoreQuad(x, aligned, args.residual + row * args.cols + i);
+  if (args.norm_weight == nullptr) return;
+  const float inverse = InverseRms(
+      BlockSum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3], shared),
+      args.cols, args.eps);
+  if (!mine) return;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) x[e] *= inverse * weight[e];
+  StoreQuad(x, aligned, static_cast<Out*>(args.normed) + row * args.cols + i);
+}
+
 inline constexpr int kNormThreads = 512;
 inline constexpr int kNormWarps = kNormThreads / kWarp;
 
