@@ -18,6 +18,7 @@
 // Shared memory: 128 bytes and 8 bytes a rank. Bound: (ranks - 1) x row bytes
 // over the links, and, but for packets, three crossings of a link: data, word
 // that it has arrived, flag.
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -336,6 +337,8 @@ class PeerMemoryImpl final : public PeerMemory {
     regions_.rank = options.rank;
     regions_.rows =
         options.max_rows < kMaxPeerRows ? options.max_rows : kMaxPeerRows;
+    const int64_t peers = regions_.size > 1 ? regions_.size - 1 : 1;
+    regions_.packet_rows = std::min(regions_.rows, kMaxPacketRows / peers);
     regions_.slot_bytes = (options.max_row_bytes + 15) / 16 * 16;
   }
 
@@ -421,7 +424,7 @@ class PeerMemoryImpl final : public PeerMemory {
         if (quads) {
           using Part = decltype(part);
           using Out = decltype(out);
-          LaunchDependent(rows <= regions_.PacketRows()
+          LaunchDependent(rows <= regions_.packet_rows
                               ? PushAddAndNormQuads<Part, Out, true>
                               : PushAddAndNormQuads<Part, Out, false>,
                           Blocks(rows, 1), kQuadThreads, 0, stream(), args,

@@ -12,15 +12,15 @@ namespace ring::cuda {
 inline constexpr int kMaxPeers = 8;
 inline constexpr int64_t kMaxPeerRows = 256;
 inline constexpr int kCopyThreads = kNormThreads;
-// Sums of more rows would wait for the links rather than for a crossing.
-inline constexpr int64_t kMaxPacketRows = 16;
+// Rows for all peers together that travel as packets. The links take longer
+// over more than a crossing does.
+inline constexpr int64_t kMaxPacketRows = 24;
 
 // The regions of all ranks of an axis, as this rank maps them. In each:
 //   flags    [ranks, rows] uint32, by the rank that raises them
 //   squares  [2, ranks, rows] fp32
 //   slots    [2, ranks, rows] of slot_bytes, by the rank that pushes
-//   packets  [2, ranks, min(rows, kMaxPacketRows)] of a slot in packets, and a
-//            sum of squares in one
+//   packets  [2, ranks, packet_rows] of a slot in packets, and a sum of squares
 // and, used by the owner alone:
 //   counts   [rows] uint32
 struct Regions {
@@ -28,6 +28,7 @@ struct Regions {
   int size;
   int rank;
   int64_t rows;
+  int64_t packet_rows;
   int64_t slot_bytes;
 
   __host__ __device__ int64_t Cells() const { return size * rows; }
@@ -41,13 +42,10 @@ struct Regions {
   __host__ __device__ int64_t PacketsOffset() const {
     return SlotsOffset() + 2 * Cells() * slot_bytes;
   }
-  __host__ __device__ int64_t PacketRows() const {
-    return rows < kMaxPacketRows ? rows : kMaxPacketRows;
-  }
   // One for eight bytes.
   __host__ __device__ int64_t RowPackets() const { return slot_bytes / 8 + 1; }
   __host__ __device__ int64_t Bytes() const {
-    return PacketsOffset() + 2 * size * PacketRows() * RowPackets() *
+    return PacketsOffset() + 2 * size * packet_rows * RowPackets() *
                                  static_cast<int64_t>(sizeof(uint4));
   }
 
@@ -72,7 +70,7 @@ struct Regions {
            ((use % 2) * size + from) * PacketsOfRank() + row * RowPackets();
   }
   __device__ int PacketsOfRank() const {
-    return static_cast<int>(PacketRows() * RowPackets());
+    return static_cast<int>(packet_rows * RowPackets());
   }
 };
 
