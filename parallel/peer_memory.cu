@@ -37,8 +37,6 @@ namespace ring {
 namespace cuda {
 namespace {
 
-constexpr int kPartsAtOnce = 4;  // that a thread fetches before it adds
-
 struct ReduceArgs {
   Regions regions;
   const void* partial;
@@ -151,52 +149,58 @@ __device__ QuadWords<Part> ReadQuad(const char* from, bool aligned) {
   return quad;
 }
 
-// A thread owns four columns. kPackets: the rows travel as packets.
+// A thread owns kQuads times four columns. kPackets: the rows travel as
+// packets, which few blocks with many registers serve best.
 template <typename Part, typename Out, bool kPackets>
-__global__ void __launch_bounds__(kQuadThreads)
+__global__ void __launch_bounds__(kQuadThreads, kPackets ? 1 : 2)
     PushAddAndNormQuads(const __grid_constant__ ReduceArgs args,
                         const bool aligned) {
   using Quad = QuadWords<Part>;
+  constexpr int kPartsAtOnce = kPackets ? 4 : 2;
   __shared__ float shared[kQuadThreads / kWarp];
   cudaTriggerProgrammaticLaunchCompletion();
   const Regions& regions = args.regions;
   const ResidualNormArgs& sum = args.sum;
   const int64_t row = blockIdx.x;
-  const int i = static_cast<int>(threadIdx.x) * 4;
-  const bool mine = i < sum.cols;
   const int quads = static_cast<int>(sum.cols / 4);
-  const int64_t offset = i * int64_t{sizeof(Part)};
-  float weight[4] = {};
-  if (mine && sum.norm_weight != nullptr) {
-    LoadQuad(sum.norm_weight + i, aligned, weight);
-  }
+  bool mine[kQuads];
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) mine[q] = QuadColumn(q) < sum.cols;
+  float weight[kQuads][4];
+  LoadQuads(sum.norm_weight, sum.cols, aligned, weight);
   cudaGridDependencySynchronize();
 
   const uint32_t use = __ldcg(regions.Count(row)) + 1;
-  const char* const partial = static_cast<const char*>(args.partial) + offset;
+  const char* const partial = static_cast<const char*>(args.partial);
+  const auto read_quad = [&](int64_t source, int q) {
+    return ReadQuad<Part>(partial + source * args.row_bytes +
+                              QuadColumn(q) * int64_t{sizeof(Part)},
+                          aligned);
+  };
   const int64_t own_row = args.begin[regions.rank] + row;
-  float x[4] = {};
-  Quad own = {};
-  if (mine) {
-    own = ReadQuad<Part>(partial + own_row * args.row_bytes, aligned);
-    LoadQuad(sum.residual + row * sum.cols + i, aligned, x);
+  Quad own[kQuads] = {};
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    if (mine[q]) own[q] = read_quad(own_row, q);
   }
+  float x[kQuads][4];
+  LoadQuads(sum.residual + row * sum.cols, sum.cols, aligned, x);
   for (int step = 1; step < regions.size; ++step) {
     const int peer = (regions.rank + step) % regions.size;
     const int64_t source = args.begin[peer] + row;
     uint4* const packets = regions.Packets(peer, use, regions.rank, row);
-    if (mine) {
-      const Quad quad =
-          source == own_row
-              ? own
-              : ReadQuad<Part>(partial + source * args.row_bytes, aligned);
+    char* const slot = regions.Slot(peer, use, regions.rank, row);
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      if (!mine[q]) continue;
+      const Quad quad = source == own_row ? own[q] : read_quad(source, q);
       if constexpr (kPackets) {
 #pragma unroll
         for (int p = 0; p < Quad::kPackets; ++p) {
-          Send(packets + p * quads + threadIdx.x, quad.words[p], use);
+          Send(packets + p * quads + QuadColumn(q) / 4, quad.words[p], use);
         }
       } else {
-        WriteQuad(quad, regions.Slot(peer, use, regions.rank, row) + offset);
+        WriteQuad(quad, slot + QuadColumn(q) * int64_t{sizeof(Part)});
       }
     }
     if (args.squares != nullptr && threadIdx.x == 0) {
@@ -232,45 +236,57 @@ __global__ void __launch_bounds__(kQuadThreads)
     return InverseRms(total, sum.group_width, sum.group_eps);
   };
   const uint4* const packets =
-      regions.Packets(regions.rank, use, /*from=*/0, row) + threadIdx.x;
+      regions.Packets(regions.rank, use, /*from=*/0, row);
+  const auto packet_of = [&](int part, int q, int p) {
+    return packets + part * regions.PacketsOfRank() + p * quads +
+           QuadColumn(q) / 4;
+  };
   // All loads are under way before the first is used.
-  for (int first = 0; mine && first < regions.size; first += kPartsAtOnce) {
-    uint4 found[kPartsAtOnce][Quad::kPackets];
-    Quad arrived[kPartsAtOnce] = {};
-    const auto packet_of = [&](int part, int p) {
-      return packets + part * regions.PacketsOfRank() + p * quads;
-    };
+  for (int first = 0; first < regions.size; first += kPartsAtOnce) {
+    uint4 found[kPartsAtOnce][kQuads][Quad::kPackets];
+    Quad arrived[kPartsAtOnce][kQuads] = {};
 #pragma unroll
     for (int k = 0; k < kPartsAtOnce; ++k) {
       const int part = first + k;
       if (part >= regions.size || part == regions.rank) continue;
-      if constexpr (kPackets) {
 #pragma unroll
-        for (int p = 0; p < Quad::kPackets; ++p) {
-          found[k][p] = LookAt(packet_of(part, p));
+      for (int q = 0; q < kQuads; ++q) {
+        if (!mine[q]) continue;
+        if constexpr (kPackets) {
+#pragma unroll
+          for (int p = 0; p < Quad::kPackets; ++p) {
+            found[k][q][p] = LookAt(packet_of(part, q, p));
+          }
+        } else {
+          arrived[k][q] =
+              ReadQuad<Part>(regions.Slot(regions.rank, use, part, row) +
+                                 QuadColumn(q) * int64_t{sizeof(Part)},
+                             /*aligned=*/true);
         }
-      } else {
-        arrived[k] = ReadQuad<Part>(
-            regions.Slot(regions.rank, use, part, row) + offset, true);
       }
     }
 #pragma unroll
     for (int k = 0; k < kPartsAtOnce; ++k) {
       const int part = first + k;
       if (part >= regions.size) continue;
-      if (part == regions.rank) {
-        arrived[k] = own;
-      } else if constexpr (kPackets) {
-#pragma unroll
-        for (int p = 0; p < Quad::kPackets; ++p) {
-          arrived[k].words[p] = Await(packet_of(part, p), found[k][p], use);
-        }
-      }
-      float y[4];
-      arrived[k].Widened(y);
       const float factor = scale_of(part);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) x[e] += factor * y[e];
+      for (int q = 0; q < kQuads; ++q) {
+        if (!mine[q]) continue;
+        if (part == regions.rank) {
+          arrived[k][q] = own[q];
+        } else if constexpr (kPackets) {
+#pragma unroll
+          for (int p = 0; p < Quad::kPackets; ++p) {
+            arrived[k][q].words[p] =
+                Await(packet_of(part, q, p), found[k][q][p], use);
+          }
+        }
+        float y[4];
+        arrived[k][q].Widened(y);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
+      }
     }
   }
   if constexpr (kPackets) {
@@ -278,7 +294,7 @@ __global__ void __launch_bounds__(kQuadThreads)
     __syncthreads();
     if (threadIdx.x == 0) *regions.Count(row) = use;
   }
-  NormQuad<Out>(sum, row, aligned, x, weight, shared);
+  NormQuads<Out>(sum, row, aligned, x, weight, shared);
 }
 
 struct GatherArgs {

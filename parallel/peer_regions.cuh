@@ -14,7 +14,7 @@ inline constexpr int64_t kMaxPeerRows = 256;
 inline constexpr int kCopyThreads = kNormThreads;
 // Rows for all peers together that travel as packets. The links take longer
 // over more than a crossing does.
-inline constexpr int64_t kMaxPacketRows = 24;
+inline constexpr int64_t kMaxPacketRows = 16;
 
 // The regions of all ranks of an axis, as this rank maps them. In each:
 //   flags    [ranks, rows] uint32, by the rank that raises them

@@ -1,8 +1,8 @@
 // A block owns one row and adds the parts in order. AddAndNormQuads, for rows
-// of up to 4,096 columns: a thread owns four columns and keeps them in
-// registers. AddAndNorm, for others: each thread keeps its sum of squares, and
-// the row is scaled in a second pass over what then lies in L1. Bound: memory,
-// parts and residual read once, residual and normed written.
+// of up to 4,096 columns: a thread owns two times four columns and keeps them
+// in registers. AddAndNorm, for others: each thread keeps its sum of squares,
+// and the row is scaled in a second pass over what then lies in L1. Bound:
+// memory, parts and residual read once, residual and normed written.
 #include "kernels/cuda_stream.cuh"
 #include "kernels/norm/residual_norm.cuh"
 
@@ -37,33 +37,30 @@ __global__ void AddAndNorm(ResidualNormArgs args) {
 }
 
 template <typename Part, typename Out>
-__global__ void __launch_bounds__(kQuadThreads)
+__global__ void __launch_bounds__(kQuadThreads, 2)
     AddAndNormQuads(const __grid_constant__ ResidualNormArgs args) {
   __shared__ float shared[kQuadThreads / kWarp];
   cudaTriggerProgrammaticLaunchCompletion();
   const int64_t row = blockIdx.x;
-  const int i = static_cast<int>(threadIdx.x) * 4;
-  const bool mine = i < args.cols;
-  float weight[4] = {};
-  if (mine && args.norm_weight != nullptr) {
-    LoadQuad(args.norm_weight + i, /*aligned=*/true, weight);
-  }
+  float weight[kQuads][4];
+  LoadQuads(args.norm_weight, args.cols, /*aligned=*/true, weight);
   cudaGridDependencySynchronize();
-  float x[4] = {};
-  if (mine) {
-    LoadQuad(args.residual + row * args.cols + i, /*aligned=*/true, x);
-    const Part* part =
-        static_cast<const Part*>(args.parts) + row * args.cols + i;
-#pragma unroll 4
-    for (int p = 0; p < args.num_parts; ++p, part += args.part_stride) {
-      float y[4];
-      LoadQuad(part, /*aligned=*/true, y);
-      const float factor = PartScale(args, p, row);
+  float x[kQuads][4];
+  LoadQuads(args.residual + row * args.cols, args.cols, /*aligned=*/true, x);
+  const Part* part = static_cast<const Part*>(args.parts) + row * args.cols;
+#pragma unroll 2
+  for (int p = 0; p < args.num_parts; ++p, part += args.part_stride) {
+    const float factor = PartScale(args, p, row);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) x[e] += factor * y[e];
+    for (int q = 0; q < kQuads; ++q) {
+      if (QuadColumn(q) >= args.cols) continue;
+      float y[4];
+      LoadQuad(part + QuadColumn(q), /*aligned=*/true, y);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
     }
   }
-  NormQuad<Out>(args, row, /*aligned=*/true, x, weight, shared);
+  NormQuads<Out>(args, row, /*aligned=*/true, x, weight, shared);
 }
 
 bool TakesQuads(const ResidualNormArgs& args) {

@@ -58,12 +58,15 @@ __device__ inline void StoreQuad(const float (&x)[4], bool aligned,
   }
 }
 
-// Rows of up to four columns a thread, in a multiple of four: the columns
-// 4 * threadIdx.x .. + 3 stay in a thread's registers.
-inline constexpr int kQuadThreads = 1024;
+// Rows whose columns stay in registers: a thread owns kQuads times four.
+inline constexpr int kQuadThreads = 512;
+inline constexpr int kQuads = 2;
 
+__device__ inline int QuadColumn(int q) {
+  return (q * kQuadThreads + static_cast<int>(threadIdx.x)) * 4;
+}
 inline bool FitQuads(int64_t cols) {
-  return cols % 4 == 0 && cols <= 4 * kQuadThreads;
+  return cols % 4 == 0 && cols <= 4 * kQuads * kQuadThreads;
 }
 // Whether residual, norm_weight and normed allow for loads of four columns.
 inline bool AllowQuadLoads(const ResidualNormArgs& args) {
@@ -74,24 +77,47 @@ inline bool AllowQuadLoads(const ResidualNormArgs& args) {
          0;
 }
 
+// The thread's columns of `row`; zeros beyond the last one, and for null.
+__device__ inline void LoadQuads(const float* row, int64_t cols, bool aligned,
+                                 float (&x)[kQuads][4]) {
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[q][e] = 0;
+    if (row == nullptr || QuadColumn(q) >= cols) continue;
+    LoadQuad(row + QuadColumn(q), aligned, x[q]);
+  }
+}
+
 // Called by a block of kQuadThreads: x is the sum of residual and parts in the
 // thread's columns, `weight` what norm_weight has there. `shared` has room for
 // kQuadThreads / kWarp values.
 template <typename Out>
-__device__ void NormQuad(const ResidualNormArgs& args, int64_t row,
-                         bool aligned, float (&x)[4], const float (&weight)[4],
-                         float* shared) {
-  const int i = static_cast<int>(threadIdx.x) * 4;
-  const bool mine = i < args.cols;
-  if (mine) StoreQuad(x, aligned, args.residual + row * args.cols + i);
-  if (args.norm_weight == nullptr) return;
-  const float inverse = InverseRms(
-      BlockSum(x[0] * x[0] + x[1] * x[1] + x[2] * x[2] + x[3] * x[3], shared),
-      args.cols, args.eps);
-  if (!mine) return;
+__device__ void NormQuads(const ResidualNormArgs& args, int64_t row,
+                          bool aligned, float (&x)[kQuads][4],
+                          const float (&weight)[kQuads][4], float* shared) {
+  float squares = 0;
 #pragma unroll
-  for (int e = 0; e < 4; ++e) x[e] *= inverse * weight[e];
-  StoreQuad(x, aligned, static_cast<Out*>(args.normed) + row * args.cols + i);
+  for (int q = 0; q < kQuads; ++q) {
+    const int i = QuadColumn(q);
+    if (i < args.cols) {
+      StoreQuad(x[q], aligned, args.residual + row * args.cols + i);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) squares += x[q][e] * x[q][e];
+  }
+  if (args.norm_weight == nullptr) return;
+  const float inverse =
+      InverseRms(BlockSum(squares, shared), args.cols, args.eps);
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    const int i = QuadColumn(q);
+    if (i >= args.cols) continue;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[q][e] *= inverse * weight[q][e];
+    StoreQuad(x[q], aligned,
+              static_cast<Out*>(args.normed) + row * args.cols + i);
+  }
 }
 
 inline constexpr int kNormThreads = 512;
