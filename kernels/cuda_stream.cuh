@@ -80,7 +80,7 @@ inline void CheckLaunch(const char* kernel) {
 // memory, weights above all, it may fetch before.
 template <typename... Params, typename... Args>
 void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
-                     size_t shared_bytes, const Stream* stream,
+                     size_t shared_bytes, cudaStream_t stream,
                      const Args&... args) {
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -89,10 +89,16 @@ void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream->get();
+  config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
   RING_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args...));
+}
+template <typename... Params, typename... Args>
+void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
+                     size_t shared_bytes, const Stream* stream,
+                     const Args&... args) {
+  LaunchDependent(kernel, grid, block, shared_bytes, stream->get(), args...);
 }
 
 // Number of blocks of `size` that cover n, as a grid dimension.

@@ -22,7 +22,7 @@ class AllToAllTokenExchange final : public TokenExchange {
         num_experts_(placement.num_experts()),
         row_bytes_(options.hidden *
                    static_cast<int64_t>(SizeOf(options.x_dtype))),
-        one_each_(world->size(), 1),
+        counts_of_ranks_(int64_t{world->size()} * world->size()),
         sent_(world->size()),
         received_(world->size()) {}
 
@@ -37,7 +37,8 @@ class AllToAllTokenExchange final : public TokenExchange {
       RING_ASSIGN_OR_RETURN(*buffer, backend_->Allocate(bytes));
       return absl::OkStatus();
     };
-    RING_RETURN_IF_ERROR(allocate(&counts_, 2 * ranks * sizeof(int64_t)));
+    RING_RETURN_IF_ERROR(
+        allocate(&counts_, (1 + ranks) * ranks * sizeof(int64_t)));
     RING_RETURN_IF_ERROR(allocate(&copy_of_, rows * ranks * kInt));
     RING_RETURN_IF_ERROR(allocate(&send_x_, copies * row_bytes_));
     RING_RETURN_IF_ERROR(allocate(&recv_x_, arrivals * row_bytes_));
@@ -76,6 +77,7 @@ class AllToAllTokenExchange final : public TokenExchange {
     plan.counts = SentCounts();
     plan.copy_of = static_cast<int32_t*>(copy_of_->data());
     backend_->PlanCopies(plan);
+    const int64_t counts_known = ExchangeCounts();
 
     PackCopiesArgs pack;
     pack.x = x;
@@ -94,7 +96,7 @@ class AllToAllTokenExchange final : public TokenExchange {
     pack.packed_weights = static_cast<float*>(send_weights_->data());
     backend_->PackCopies(pack);
 
-    ExchangeCounts();
+    WaitForCounts(counts_known);
     world_->AllToAll(
         {{send_x_->data(), recv_x_->data(), row_bytes_},
          {send_experts_->data(), recv_experts_->data(), SlotBytes()},
@@ -134,17 +136,26 @@ class AllToAllTokenExchange final : public TokenExchange {
            int64_t{2} * layer * num_experts_;
   }
 
-  // Tells every rank how much it will receive, and the host both directions:
-  // the only wait for the device.
-  void ExchangeCounts() {
+  // Tells every rank, and its host, who sends how much to whom. Returns a mark
+  // for WaitForCounts: what is queued in between runs while the host waits.
+  int64_t ExchangeCounts() {
     const int ranks = world_->size();
     int64_t* const counts = SentCounts();
-    world_->AllToAll({{counts, counts + ranks, sizeof(int64_t)}}, one_each_,
-                     one_each_);
     const int64_t bytes = ranks * static_cast<int64_t>(sizeof(int64_t));
-    backend_->CopyToHost(sent_.data(), counts, bytes);
-    backend_->CopyToHost(received_.data(), counts + ranks, bytes);
-    backend_->Synchronize();
+    world_->AllGather(counts, counts + ranks, bytes);
+    backend_->CopyToHost(counts_of_ranks_.data(), counts + ranks,
+                         ranks * bytes);
+    return backend_->Mark();
+  }
+  // The only wait for the device.
+  void WaitForCounts(int64_t mark) {
+    backend_->WaitUntil(mark);
+    const int ranks = world_->size();
+    const int me = world_->rank();
+    for (int r = 0; r < ranks; ++r) {
+      sent_[r] = counts_of_ranks_[int64_t{me} * ranks + r];
+      received_[r] = counts_of_ranks_[int64_t{r} * ranks + me];
+    }
   }
 
   Communicator* const world_;
@@ -152,16 +163,15 @@ class AllToAllTokenExchange final : public TokenExchange {
   const Options options_;
   const int num_experts_;
   const int64_t row_bytes_;
-  const std::vector<int64_t> one_each_;  // [world] ones
-
   // Of the latest Dispatch.
   int64_t rows_ = 0;
-  std::vector<int64_t> sent_;      // [world] copies to each rank
-  std::vector<int64_t> received_;  // [world] copies from each rank
+  std::vector<int64_t> counts_of_ranks_;  // [world, world] by sender
+  std::vector<int64_t> sent_;             // [world] copies to each rank
+  std::vector<int64_t> received_;         // [world] copies from each rank
 
   // Device memory; token_copies.h says how copies are numbered.
   std::unique_ptr<DeviceBuffer> placement_;  // [layers, 2, num_experts] int32
-  std::unique_ptr<DeviceBuffer> counts_;     // [2, world] sent and received
+  std::unique_ptr<DeviceBuffer> counts_;     // [1 + world, world] sent; by all
   std::unique_ptr<DeviceBuffer> copy_of_;    // [max_rows, world] int32
   std::unique_ptr<DeviceBuffer> send_x_;     // [copies, hidden] x_dtype
   std::unique_ptr<DeviceBuffer> recv_x_;     // [arrivals, hidden] x_dtype

@@ -1,19 +1,30 @@
 #include "parallel/expert_placement.h"
 
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/check.h"
+#include "kernels/base/status_macros.h"
 
 namespace ring {
+namespace {
+
+absl::Status CheckSizes(int num_layers, int num_experts, int world_size) {
+  if (num_layers >= 0 && num_experts >= 0 && world_size >= 1) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("cannot place ", num_experts, " experts of ", num_layers,
+                   " layers on ", world_size, " ranks"));
+}
+
+}  // namespace
 
 absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(int num_layers,
                                                             int num_experts,
                                                             int world_size) {
-  if (num_layers < 0 || num_experts < 0 || world_size < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot place ", num_experts, " experts of ", num_layers,
-                     " layers on ", world_size, " ranks"));
-  }
+  RING_RETURN_IF_ERROR(CheckSizes(num_layers, num_experts, world_size));
   const int share = num_experts / world_size;
   const int longer = num_experts % world_size;  // ranks that hold one more
   std::vector<int> rank_of;
@@ -23,6 +34,20 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::Contiguous(int num_layers,
   }
   return FromTable(std::vector<std::vector<int>>(num_layers, rank_of),
                    world_size);
+}
+
+absl::StatusOr<ExpertPlacement> ExpertPlacement::Sliced(int num_layers,
+                                                        int num_experts,
+                                                        int world_size) {
+  RING_RETURN_IF_ERROR(CheckSizes(num_layers, num_experts, world_size));
+  ExpertPlacement placement(num_experts, world_size);
+  placement.sliced_ = true;
+  std::vector<int> all(num_experts);
+  std::iota(all.begin(), all.end(), 0);
+  Layer layer;
+  layer.owned.assign(world_size, all);
+  placement.layers_.assign(num_layers, layer);
+  return placement;
 }
 
 absl::StatusOr<ExpertPlacement> ExpertPlacement::FromTable(
@@ -54,10 +79,12 @@ absl::StatusOr<ExpertPlacement> ExpertPlacement::FromTable(
 }
 
 int ExpertPlacement::RankOf(int layer, int expert) const {
+  RING_CHECK(!sliced_);
   return layers_[layer].rank_of[expert];
 }
 
 int ExpertPlacement::LocalIndex(int layer, int expert) const {
+  RING_CHECK(!sliced_);
   return layers_[layer].local_index[expert];
 }
 

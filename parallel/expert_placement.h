@@ -1,4 +1,4 @@
-// Which rank owns which expert.
+// Which rank owns which expert, or that all hold a slice of each.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,10 @@
 
 namespace ring {
 
-// One table per layer. Every expert lives on one rank of the world, which
-// numbers its experts of a layer 0, 1, 2, … in rising order of their global id:
-// the local index. A rank may own none. Immutable, thread-safe.
+// One table per layer. Every expert lives on one rank of the world, or a slice
+// of it on every rank. A rank numbers its experts of a layer 0, 1, 2, … in
+// rising order of their global id: the local index. It may own none. Immutable,
+// thread-safe.
 class ExpertPlacement {
  public:
   // Neighbouring experts on neighbouring ranks, the same for all layers; if
@@ -19,6 +20,10 @@ class ExpertPlacement {
   static absl::StatusOr<ExpertPlacement> Contiguous(int num_layers,
                                                     int num_experts,
                                                     int world_size);
+
+  // Every rank holds a slice of every expert: its local index is its global id.
+  static absl::StatusOr<ExpertPlacement> Sliced(int num_layers, int num_experts,
+                                                int world_size);
 
   // rank_of[layer][expert]. INVALID_ARGUMENT names the layer and the expert
   // whose rank is outside the world, or the layer of another length.
@@ -28,14 +33,15 @@ class ExpertPlacement {
   int num_layers() const { return static_cast<int>(layers_.size()); }
   int num_experts() const { return num_experts_; }
   int world_size() const { return world_size_; }
+  bool sliced() const { return sliced_; }
 
+  // REQUIRES: not sliced(). Index: of the expert among those of its owner.
   int RankOf(int layer, int expert) const;
-  // Index of the expert among those of its owner.
   int LocalIndex(int layer, int expert) const;
   // Global ids of a rank's experts, by local index.
   absl::Span<const int> Owned(int layer, int rank) const;
 
-  // [num_experts]: the expert's local index where `rank` owns it, else -1. The
+  // [num_experts]: the expert's local index where `rank` holds it, else -1. The
   // table LocalExperts (kernels/elementwise) reads.
   std::vector<int32_t> ToLocal(int layer, int rank) const;
 
@@ -51,6 +57,7 @@ class ExpertPlacement {
 
   int num_experts_;
   int world_size_;
+  bool sliced_ = false;
   std::vector<Layer> layers_;
 };
 

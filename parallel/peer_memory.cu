@@ -9,9 +9,16 @@
 // other ranks, and blocks start in order of their rows, so some row can always
 // proceed.
 //
+// Few rows are sums that travel as packets instead: eight bytes of a row and,
+// twice, the number of the use, in one store of 16 bytes that arrives whole or
+// in halves with a number each. Whoever waits looks at the packets themselves,
+// so nothing is announced and a sum takes one crossing of a link; it moves
+// twice the bytes.
+//
 // Shared memory: 128 bytes and 8 bytes a rank. Bound: (ranks - 1) x row bytes
-// over the links, and two crossings of a link: data with its flag, and the
-// slowest peer's.
+// over the links, and, but for packets, three crossings of a link: data, word
+// that it has arrived, flag.
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -24,95 +31,11 @@
 #include "kernels/norm/residual_norm.cuh"
 #include "parallel/host_identity.h"
 #include "parallel/peer_memory.h"
+#include "parallel/peer_regions.cuh"
 
 namespace ring {
 namespace cuda {
 namespace {
-
-constexpr int kMaxPeers = 8;
-constexpr int64_t kMaxPeerRows = 256;
-constexpr int kCopyThreads = kNormThreads;
-
-// The regions of all ranks of an axis, as this rank maps them. In each:
-//   flags    [ranks, rows] uint32, by the rank that raises them
-//   squares  [2, ranks, rows] fp32
-//   slots    [2, ranks, rows] of slot_bytes, by the rank that pushes
-// and, used by the owner alone:
-//   counts   [rows] uint32
-struct Regions {
-  char* base[kMaxPeers];
-  int size;
-  int rank;
-  int64_t rows;
-  int64_t slot_bytes;
-
-  __host__ __device__ int64_t Cells() const { return size * rows; }
-  __host__ __device__ int64_t CountsOffset() const { return Cells() * 4; }
-  __host__ __device__ int64_t SquaresOffset() const {
-    return CountsOffset() + rows * 4;
-  }
-  __host__ __device__ int64_t SlotsOffset() const {
-    return (SquaresOffset() + 2 * Cells() * 4 + 255) / 256 * 256;
-  }
-  __host__ __device__ int64_t Bytes() const {
-    return SlotsOffset() + 2 * Cells() * slot_bytes;
-  }
-
-  __device__ uint32_t* Flag(int owner, int from, int64_t row) const {
-    return reinterpret_cast<uint32_t*>(base[owner]) + from * rows + row;
-  }
-  __device__ uint32_t* Count(int64_t row) const {
-    return reinterpret_cast<uint32_t*>(base[rank] + CountsOffset()) + row;
-  }
-  __device__ float* Squares(int owner, uint32_t use, int from,
-                            int64_t row) const {
-    return reinterpret_cast<float*>(base[owner] + SquaresOffset()) +
-           (use % 2) * Cells() + from * rows + row;
-  }
-  __device__ char* Slot(int owner, uint32_t use, int from, int64_t row) const {
-    return base[owner] + SlotsOffset() +
-           ((use % 2) * Cells() + from * rows + row) * slot_bytes;
-  }
-};
-
-__device__ void Raise(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value)
-               : "memory");
-}
-
-__device__ uint32_t Look(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];"
-               : "=r"(value)
-               : "l"(flag)
-               : "memory");
-  return value;
-}
-
-// Called by the whole block.
-template <typename Unit>
-__device__ void CopyBytes(const void* from, void* to, int64_t bytes) {
-  const int64_t units = bytes / static_cast<int64_t>(sizeof(Unit));
-  for (int64_t i = threadIdx.x; i < units; i += kCopyThreads) {
-    static_cast<Unit*>(to)[i] = static_cast<const Unit*>(from)[i];
-  }
-}
-
-// Called by the whole block when it has pushed its row: tells the peers, and
-// returns when they have pushed theirs.
-__device__ void MeetPeers(const Regions& regions, int64_t row, uint32_t use) {
-  __syncthreads();
-  const int peer = threadIdx.x;
-  if (peer < regions.size && peer != regions.rank) {
-    __threadfence_system();
-    Raise(regions.Flag(peer, regions.rank, row), use);
-    const uint32_t* const flag = regions.Flag(regions.rank, peer, row);
-    while (static_cast<int32_t>(Look(flag) - use) < 0) {
-    }
-  }
-  if (threadIdx.x == 0) *regions.Count(row) = use;
-  __syncthreads();
-}
 
 struct ReduceArgs {
   Regions regions;
@@ -175,6 +98,205 @@ __global__ void __launch_bounds__(kNormThreads)
       shared);
 }
 
+// Four columns of a row as they travel: packets of eight bytes.
+template <typename Part>
+struct QuadWords {
+  static constexpr int kPackets = sizeof(Part) / 2;
+  uint2 words[kPackets];
+
+  __device__ void Widened(float (&x)[4]) const {
+    if constexpr (sizeof(Part) == 4) {
+      x[0] = __uint_as_float(words[0].x);
+      x[1] = __uint_as_float(words[0].y);
+      x[2] = __uint_as_float(words[1].x);
+      x[3] = __uint_as_float(words[1].y);
+    } else {
+      x[0] = __uint_as_float(words[0].x << 16);
+      x[1] = __uint_as_float(words[0].x & 0xffff0000u);
+      x[2] = __uint_as_float(words[0].y << 16);
+      x[3] = __uint_as_float(words[0].y & 0xffff0000u);
+    }
+  }
+};
+
+template <typename Part>
+__device__ void WriteQuad(const QuadWords<Part>& quad, char* to) {
+  if constexpr (sizeof(Part) == 4) {
+    *reinterpret_cast<uint4*>(to) = {quad.words[0].x, quad.words[0].y,
+                                     quad.words[1].x, quad.words[1].y};
+  } else {
+    *reinterpret_cast<uint2*>(to) = quad.words[0];
+  }
+}
+
+template <typename Part>
+__device__ QuadWords<Part> ReadQuad(const char* from, bool aligned) {
+  QuadWords<Part> quad;
+  if (aligned && sizeof(Part) == 4) {
+    const uint4 raw = __ldcg(reinterpret_cast<const uint4*>(from));
+    quad.words[0] = {raw.x, raw.y};
+    quad.words[quad.kPackets - 1] = {raw.z, raw.w};
+  } else if (aligned) {
+    quad.words[0] = __ldcg(reinterpret_cast<const uint2*>(from));
+  } else {
+    Part parts[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      parts[e] = reinterpret_cast<const Part*>(from)[e];
+    }
+    memcpy(quad.words, parts, sizeof(parts));
+  }
+  return quad;
+}
+
+// A thread owns kQuads times four columns. kPackets: the rows travel as
+// packets, which few blocks with many registers serve best.
+template <typename Part, typename Out, bool kPackets>
+__global__ void __launch_bounds__(kQuadThreads, kPackets ? 1 : 2)
+    PushAddAndNormQuads(const __grid_constant__ ReduceArgs args,
+                        const bool aligned) {
+  using Quad = QuadWords<Part>;
+  constexpr int kPartsAtOnce = kPackets ? 4 : 2;
+  __shared__ float shared[kQuadThreads / kWarp];
+  cudaTriggerProgrammaticLaunchCompletion();
+  const Regions& regions = args.regions;
+  const ResidualNormArgs& sum = args.sum;
+  const int64_t row = blockIdx.x;
+  const int quads = static_cast<int>(sum.cols / 4);
+  bool mine[kQuads];
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) mine[q] = QuadColumn(q) < sum.cols;
+  float weight[kQuads][4];
+  LoadQuads(sum.norm_weight, sum.cols, aligned, weight);
+  cudaGridDependencySynchronize();
+
+  const uint32_t use = __ldcg(regions.Count(row)) + 1;
+  const char* const partial = static_cast<const char*>(args.partial);
+  const auto read_quad = [&](int64_t source, int q) {
+    return ReadQuad<Part>(partial + source * args.row_bytes +
+                              QuadColumn(q) * int64_t{sizeof(Part)},
+                          aligned);
+  };
+  const int64_t own_row = args.begin[regions.rank] + row;
+  Quad own[kQuads] = {};
+#pragma unroll
+  for (int q = 0; q < kQuads; ++q) {
+    if (mine[q]) own[q] = read_quad(own_row, q);
+  }
+  float x[kQuads][4];
+  LoadQuads(sum.residual + row * sum.cols, sum.cols, aligned, x);
+  for (int step = 1; step < regions.size; ++step) {
+    const int peer = (regions.rank + step) % regions.size;
+    const int64_t source = args.begin[peer] + row;
+    uint4* const packets = regions.Packets(peer, use, regions.rank, row);
+    char* const slot = regions.Slot(peer, use, regions.rank, row);
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      if (!mine[q]) continue;
+      const Quad quad = source == own_row ? own[q] : read_quad(source, q);
+      if constexpr (kPackets) {
+#pragma unroll
+        for (int p = 0; p < Quad::kPackets; ++p) {
+          Send(packets + p * quads + QuadColumn(q) / 4, quad.words[p], use);
+        }
+      } else {
+        WriteQuad(quad, slot + QuadColumn(q) * int64_t{sizeof(Part)});
+      }
+    }
+    if (args.squares != nullptr && threadIdx.x == 0) {
+      const float squares = __ldcg(args.squares + source);
+      if constexpr (kPackets) {
+        Send(packets + regions.RowPackets() - 1, {__float_as_uint(squares), 0},
+             use);
+      } else {
+        *regions.Squares(peer, use, regions.rank, row) = squares;
+      }
+    }
+  }
+  if constexpr (!kPackets) MeetPeers(regions, row, use);
+
+  const auto squares_of = [&](int part) {
+    if (part == regions.rank) return __ldcg(args.squares + own_row);
+    if constexpr (kPackets) {
+      const uint4* const packet =
+          regions.Packets(regions.rank, use, part, row) + regions.RowPackets() -
+          1;
+      return __uint_as_float(Await(packet, LookAt(packet), use).x);
+    } else {
+      return __ldcg(regions.Squares(regions.rank, use, part, row));
+    }
+  };
+  const auto scale_of = [&](int part) {
+    if (args.squares == nullptr) return 1.0f;
+    const int first = part / sum.parts_per_group * sum.parts_per_group;
+    float total = 0;
+    for (int p = first; p < first + sum.parts_per_group; ++p) {
+      total += squares_of(p);
+    }
+    return InverseRms(total, sum.group_width, sum.group_eps);
+  };
+  const uint4* const packets =
+      regions.Packets(regions.rank, use, /*from=*/0, row);
+  const auto packet_of = [&](int part, int q, int p) {
+    return packets + part * regions.PacketsOfRank() + p * quads +
+           QuadColumn(q) / 4;
+  };
+  // All loads are under way before the first is used.
+  for (int first = 0; first < regions.size; first += kPartsAtOnce) {
+    uint4 found[kPartsAtOnce][kQuads][Quad::kPackets];
+    Quad arrived[kPartsAtOnce][kQuads] = {};
+#pragma unroll
+    for (int k = 0; k < kPartsAtOnce; ++k) {
+      const int part = first + k;
+      if (part >= regions.size || part == regions.rank) continue;
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        if (!mine[q]) continue;
+        if constexpr (kPackets) {
+#pragma unroll
+          for (int p = 0; p < Quad::kPackets; ++p) {
+            found[k][q][p] = LookAt(packet_of(part, q, p));
+          }
+        } else {
+          arrived[k][q] =
+              ReadQuad<Part>(regions.Slot(regions.rank, use, part, row) +
+                                 QuadColumn(q) * int64_t{sizeof(Part)},
+                             /*aligned=*/true);
+        }
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kPartsAtOnce; ++k) {
+      const int part = first + k;
+      if (part >= regions.size) continue;
+      const float factor = scale_of(part);
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        if (!mine[q]) continue;
+        if (part == regions.rank) {
+          arrived[k][q] = own[q];
+        } else if constexpr (kPackets) {
+#pragma unroll
+          for (int p = 0; p < Quad::kPackets; ++p) {
+            arrived[k][q].words[p] =
+                Await(packet_of(part, q, p), found[k][q][p], use);
+          }
+        }
+        float y[4];
+        arrived[k][q].Widened(y);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
+      }
+    }
+  }
+  if constexpr (kPackets) {
+    // When all threads have read it.
+    __syncthreads();
+    if (threadIdx.x == 0) *regions.Count(row) = use;
+  }
+  NormQuads<Out>(sum, row, aligned, x, weight, shared);
+}
+
 struct GatherArgs {
   Regions regions;
   const void* send;
@@ -231,6 +353,8 @@ class PeerMemoryImpl final : public PeerMemory {
     regions_.rank = options.rank;
     regions_.rows =
         options.max_rows < kMaxPeerRows ? options.max_rows : kMaxPeerRows;
+    const int64_t peers = regions_.size > 1 ? regions_.size - 1 : 1;
+    regions_.packet_rows = std::min(regions_.rows, kMaxPacketRows / peers);
     regions_.slot_bytes = (options.max_row_bytes + 15) / 16 * 16;
   }
 
@@ -307,8 +431,22 @@ class PeerMemoryImpl final : public PeerMemory {
     args.sum.parts_per_group = call.group_scale.ranks_per_group;
     args.sum.group_width = call.group_scale.group_width;
     args.sum.group_eps = call.group_scale.eps;
+    // Which kernel it is depends on sizes alone, which ranks see alike.
+    const bool quads = FitQuads(call.cols);
+    const bool aligned =
+        Bits(call.partial) % 16 == 0 && AllowQuadLoads(args.sum);
     WithFloatType(call.partial_dtype, [&](auto part) {
       WithFloatType(call.normed_dtype, [&](auto out) {
+        if (quads) {
+          using Part = decltype(part);
+          using Out = decltype(out);
+          LaunchDependent(rows <= regions_.packet_rows
+                              ? PushAddAndNormQuads<Part, Out, true>
+                              : PushAddAndNormQuads<Part, Out, false>,
+                          Blocks(rows, 1), kQuadThreads, 0, stream(), args,
+                          aligned);
+          return;
+        }
         WithUnit(Bits(call.partial) | args.row_bytes, [&](auto unit) {
           PushAddAndNorm<decltype(part), decltype(out), decltype(unit)>
               <<<Blocks(rows, 1), kNormThreads, 0, stream()>>>(args);

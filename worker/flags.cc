@@ -69,8 +69,14 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
                  "How the decay of linear layers shrinks with depth: index "
                  "(vendor's engine) or index_m1 (transformers)")
       ->check(CLI::IsMember({"index", "index_m1"}));
+  app.add_option(
+         "--experts", flags.experts,
+         "owned: every routed expert whole on one rank; sliced: 1/tp of "
+         "each on every rank, which balances few users (--dp 1)")
+      ->check(CLI::IsMember({"owned", "sliced"}));
   app.add_option("--moe-exchange", flags.moe_exchange,
-                 "How rows meet their experts: auto, alltoall or replicated")
+                 "How rows meet their experts: auto, alltoall (owned experts "
+                 "only) or replicated")
       ->check(CLI::IsMember({"auto", "alltoall", "replicated"}));
   app.add_option("--threads", flags.threads,
                  "Threads of this rank; 0: cores of the host over its ranks")
@@ -120,6 +126,16 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       return absl::InvalidArgumentError("--coordinator " +
                                         std::string(address.message()));
     }
+  }
+  if (flags.experts == "sliced" && flags.dp > 1) {
+    return absl::InvalidArgumentError(
+        "--experts sliced needs --dp 1, not " + std::to_string(flags.dp) +
+        ": every rank holds a slice of every expert for one group's rows");
+  }
+  if (flags.experts == "sliced" && flags.moe_exchange == "alltoall") {
+    return absl::InvalidArgumentError(
+        "--moe-exchange alltoall needs --experts owned: rows cannot travel to "
+        "the owner of a sliced expert");
   }
   if (flags.max_batch_tokens < flags.max_sequences + 64) {
     return absl::InvalidArgumentError(

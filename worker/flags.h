@@ -30,6 +30,7 @@ struct WorkerFlags {
   std::string activations = "bf16";   // bf16, fp32
   std::string load = "checkpoint";    // checkpoint, dummy
   std::string decay = "index";        // index, index_m1
+  std::string experts = "owned";      // owned, sliced
   std::string moe_exchange = "auto";  // auto, alltoall, replicated
   int threads = 0;                    // 0: cores of the host / its ranks
   std::string incident_file;

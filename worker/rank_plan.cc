@@ -49,8 +49,7 @@ absl::StatusOr<RankPlan> PlanRank(const WorkerFlags& flags,
                         MakeMesh(config, world_size, rank, flags.tp, flags.dp));
   RING_ASSIGN_OR_RETURN(
       ExpertPlacement placement,
-      ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
-                                  world_size));
+      PlaceExperts(config, mesh, /*sliced=*/flags.experts == "sliced"));
   ShardSpec shard = ShardOf(flags, config, mesh, placement);
   RING_ASSIGN_OR_RETURN(const Engine::Options engine, EngineOf(flags, config));
   const EngineBytes bytes = MeasureEngine(config, mesh, placement, engine);

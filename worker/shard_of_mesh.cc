@@ -29,11 +29,32 @@ absl::StatusOr<Mesh> MakeMesh(const ModelConfig& config, int world_size,
   return Mesh::Create(mesh);
 }
 
+absl::StatusOr<ExpertPlacement> PlaceExperts(const ModelConfig& config,
+                                             const Mesh& mesh, bool sliced) {
+  if (!sliced) {
+    return ExpertPlacement::Contiguous(config.num_hidden_layers,
+                                       config.num_experts, mesh.world_size());
+  }
+  if (mesh.dp() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--experts sliced needs one data-parallel group: ", mesh.world_size(),
+        " ranks at tp=", mesh.tp(), " make ", mesh.dp()));
+  }
+  if (config.moe_intermediate_size < mesh.tp()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("moe_intermediate_size=", config.moe_intermediate_size,
+                     " cannot be sliced over tp=", mesh.tp(), " ranks"));
+  }
+  return ExpertPlacement::Sliced(config.num_hidden_layers, config.num_experts,
+                                 mesh.world_size());
+}
+
 ShardSpec MakeShardSpec(const ModelConfig& config, const Mesh& mesh,
                         const ExpertPlacement& placement) {
   ShardSpec spec;
   spec.tp = mesh.tp();
   spec.tp_rank = mesh.tp_rank();
+  spec.slice_experts = placement.sliced();
   spec.experts.resize(config.num_hidden_layers);
   for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
     if (config.IsDenseLayer(layer)) continue;

@@ -14,8 +14,16 @@ namespace ring {
 absl::StatusOr<Mesh> MakeMesh(const ModelConfig& config, int world_size,
                               int rank, int tp, int dp);
 
+// Where the routed experts live. Owned: whole, contiguous over the world.
+// Sliced: every rank holds 1 / tp of the inner columns of each;
+// INVALID_ARGUMENT where that takes more than one data-parallel group or leaves
+// a rank nothing.
+absl::StatusOr<ExpertPlacement> PlaceExperts(const ModelConfig& config,
+                                             const Mesh& mesh, bool sliced);
+
 // What the mesh's rank loads: its slices, and the experts that `placement`
-// gives it. Decay mode and weight format are left at their defaults.
+// gives it, whole or sliced. Decay mode and weight format are left at their
+// defaults.
 ShardSpec MakeShardSpec(const ModelConfig& config, const Mesh& mesh,
                         const ExpertPlacement& placement);
 

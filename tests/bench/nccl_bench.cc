@@ -29,6 +29,7 @@ constexpr int64_t kHidden = 4096;
 constexpr int kTopK = 8;
 constexpr int kExperts = 256;
 constexpr int64_t kMaxRows = 256;
+constexpr int64_t kPromptRows = 8192;  // of a group's step
 constexpr int kRounds = 7;
 
 double MicrosecondsSince(Clock::time_point start) {
@@ -107,9 +108,21 @@ class Bench {
 
   void MeasureReduce(int64_t rows, DType dtype);
   void MeasureExchange(int64_t rows);
+  void MeasurePrompt();
   bool prints() const { return mpi_->rank() == 0; }
 
  private:
+  // An exchange between all ranks, and what it is given for `rows` random rows.
+  struct MoeRows {
+    std::unique_ptr<TokenExchange> exchange;
+    const int32_t* experts;  // [rows, kTopK]
+    const float* x;          // [rows, kHidden], whatever its type
+    const float* weights;    // [rows, kTopK]
+    const float* y;          // [arrivals, kHidden]
+    float* out;              // [rows, kHidden]
+  };
+  MoeRows MakeMoeRows(int64_t rows);
+
   void Meet() {
     std::vector<std::string> unused;
     RING_CHECK(mpi_->control()->AllGather("", &unused).ok());
@@ -168,9 +181,7 @@ void Bench::MeasureReduce(int64_t rows, DType dtype) {
   std::printf("\n");
 }
 
-// Both exchanges of a MoE layer for `rows` rows on every rank, without the
-// experts' work.
-void Bench::MeasureExchange(int64_t rows) {
+Bench::MoeRows Bench::MakeMoeRows(int64_t rows) {
   const int ranks = mpi_->size();
   const auto placement = ExpertPlacement::Contiguous(1, kExperts, ranks);
   RING_CHECK(placement.ok());
@@ -189,31 +200,40 @@ void Bench::MeasureExchange(int64_t rows) {
   auto* const experts = static_cast<int32_t*>(Memory(slot_bytes));
   backend_->CopyToDevice(experts, chosen.data(), slot_bytes);
   backend_->Synchronize();
-  const float* const x = Floats(rows * kHidden);
-  const float* const weights = Floats(rows * kTopK);
-  const float* const y = Floats(rows * ranks * kHidden);
-  float* const out = Floats(rows * kHidden);
-  const double dispatch =
-      Eager([&] { (*exchange)->Dispatch(rows, x, experts, weights, 0); });
-  const double combine = Recorded([&] { (*exchange)->Combine(y, out); });
+  return {*std::move(exchange),           experts,
+          Floats(rows * kHidden),         Floats(rows * kTopK),
+          Floats(rows * ranks * kHidden), Floats(rows * kHidden)};
+}
+
+// Both exchanges of a MoE layer for `rows` rows on every rank, without the
+// experts' work.
+void Bench::MeasureExchange(int64_t rows) {
+  const int ranks = mpi_->size();
+  const MoeRows moe = MakeMoeRows(rows);
+  const double dispatch = Eager([&] {
+    moe.exchange->Dispatch(rows, moe.x, moe.experts, moe.weights, 0);
+  });
+  const double combine =
+      Recorded([&] { moe.exchange->Combine(moe.y, moe.out); });
 
   // Replicated: every rank gets every row and adds its experts' results up.
   char* const all_x = static_cast<char*>(Memory(rows * ranks * kHidden * 2));
+  const int64_t slot_bytes = rows * kTopK * sizeof(int32_t);
   char* const all_experts = static_cast<char*>(Memory(slot_bytes * ranks));
   char* const all_weights = static_cast<char*>(Memory(slot_bytes * ranks));
   std::vector<RowRange> keep;
   for (int r = 0; r < ranks; ++r) keep.push_back({r * rows, (r + 1) * rows});
   ReduceRowsArgs reduce;
-  reduce.partial = y;
+  reduce.partial = moe.y;
   reduce.rows = rows * ranks;
   reduce.cols = kHidden;
   reduce.keep = keep;
-  reduce.residual = out;
+  reduce.residual = moe.out;
   const auto replicated = [&](Communicator* world) {
     return Recorded([&] {
-      world->AllGather(x, all_x, rows * kHidden * 2);
-      world->AllGather(experts, all_experts, slot_bytes);
-      world->AllGather(weights, all_weights, slot_bytes);
+      world->AllGather(moe.x, all_x, rows * kHidden * 2);
+      world->AllGather(moe.experts, all_experts, slot_bytes);
+      world->AllGather(moe.weights, all_weights, slot_bytes);
       world->ReduceRows(reduce);
     });
   };
@@ -223,6 +243,60 @@ void Bench::MeasureExchange(int64_t rows) {
   std::printf("| %lld |", static_cast<long long>(rows));
   for (const double time : us) std::printf(" %.1f |", time);
   std::printf("\n");
+}
+
+// What moves in a layer of a prompt's step, whose rows are spread over the
+// ranks: GB/s is what a rank gets from others, in the time with sum or packing.
+void Bench::MeasurePrompt() {
+  const int64_t ranks = mpi_->size();
+  const int64_t rows = kPromptRows / ranks;
+  const int64_t values = kPromptRows * kHidden;
+  const MoeRows moe = MakeMoeRows(rows);
+  std::vector<RowRange> keep;
+  for (int64_t r = 0; r < ranks; ++r)
+    keep.push_back({r * rows, (r + 1) * rows});
+  ReduceRowsArgs reduce;
+  reduce.partial = moe.y;
+  reduce.rows = kPromptRows;
+  reduce.cols = kHidden;
+  reduce.keep = keep;
+  reduce.residual = moe.out;
+  char* const all = static_cast<char*>(Memory(values * 2));
+  const auto stream =
+      static_cast<cudaStream_t>(backend_->native_queue(Queue::kMain));
+  const auto print = [&](const char* what, double us, double bytes) {
+    if (prints()) {
+      std::printf("| %s | %.0f | %.0f |\n", what, us, bytes / us * 1e-3);
+    }
+  };
+  const double remote = static_cast<double>(ranks - 1) / ranks;
+  print("sum, each rank its rows, fp32",
+        Eager([&] { direct_->ReduceRows(reduce); }), remote * values * 4);
+  print(
+      "ncclReduceScatter, fp32", Eager([&] {
+        RING_CHECK(ncclReduceScatter(moe.y, moe.out, values / ranks, ncclFloat,
+                                     ncclSum, raw_, stream) == ncclSuccess);
+      }),
+      remote * values * 4);
+  print("gather, bf16", Eager([&] {
+          direct_->AllGather(all + mpi_->rank() * rows * kHidden * 2, all,
+                             rows * kHidden * 2);
+        }),
+        remote * values * 2);
+  print("ncclAllGather, bf16", Eager([&] {
+          RING_CHECK(ncclAllGather(all + mpi_->rank() * rows * kHidden * 2, all,
+                                   values / ranks, ncclBfloat16, raw_,
+                                   stream) == ncclSuccess);
+        }),
+        remote * values * 2);
+  int64_t arrived = 0;
+  const double dispatch = Eager([&] {
+    arrived =
+        moe.exchange->Dispatch(rows, moe.x, moe.experts, moe.weights, 0).rows;
+  });
+  print("dispatch, bf16", dispatch, remote * arrived * kHidden * 2);
+  print("combine, fp32", Eager([&] { moe.exchange->Combine(moe.y, moe.out); }),
+        remote * arrived * kHidden * 4);
 }
 
 // The library without our communicator, for comparison.
@@ -253,7 +327,7 @@ int Main() {
   config.rank = (*mpi)->rank();
   const auto mesh = Mesh::Create(config);
   CommunicatorOptions options;
-  options.collectives = {backend->get(), &progress, kMaxRows, kHidden};
+  options.collectives = {backend->get(), &progress, kPromptRows, kHidden};
   options.share_gpu = shares;
   auto direct = MakeCommunicators(mpi->get(), *mesh, options);
   options.peer_memory = false;
@@ -293,6 +367,17 @@ int Main() {
     }
     for (int64_t rows = 1; rows <= kMaxRows; rows *= shares ? 16 : 2) {
       bench.MeasureExchange(rows);
+    }
+    // By sockets it would take minutes.
+    if (!shares) {
+      if (bench.prints()) {
+        std::printf(
+            "\n%lld rows of %lld over all ranks\n| what | us | GB/s |\n"
+            "|---|---|---|\n",
+            static_cast<long long>(kPromptRows),
+            static_cast<long long>(kHidden));
+      }
+      bench.MeasurePrompt();
     }
   }
   if (!direct->Close().ok() || !plain->Close().ok()) return 1;

@@ -62,9 +62,10 @@ class EndToEndTest(unittest.TestCase):
         self.assertTrue(cluster.nothing_is_held())
 
     def test_log_probabilities_with_each_exchange(self):
-        for exchange in ("alltoall", "replicated"):
-            cluster = self.start("--moe-exchange", exchange,
-                                 "--activations", "fp32")
+        for experts, tp in ((("--moe-exchange", "alltoall"), 2),
+                            (("--moe-exchange", "replicated"), 2),
+                            (("--experts", "sliced"), 4)):
+            cluster = self.start(*experts, "--activations", "fp32", tp=tp)
             goldens = SHORT[::4]
             answers = self.generate_all(
                 cluster,

@@ -44,6 +44,7 @@ json Run(const json& options) {
   group_options.exchange = options.at("exchange") == "alltoall"
                                ? Scheduler::ExchangePolicy::kAllToAll
                                : Scheduler::ExchangePolicy::kReplicated;
+  group_options.sliced_experts = options.value("sliced_experts", false);
   group_options.activation_dtype =
       options.at("activations") == "fp32" ? DType::kFloat32 : DType::kBFloat16;
   group_options.decay_mode = options.value("decay", "index") == "index_m1"

@@ -31,6 +31,7 @@ constexpr double kFlippedTolerance = 5e-2;
 struct Shape {
   int dp;
   int tp;
+  bool sliced_experts = false;
 };
 
 // Where the ranks run: RING_TEST_DEVICE, else the CPU.
@@ -58,6 +59,7 @@ class GoldenTest : public testing::TestWithParam<Parameters> {
     options.model_dir = RingTinyDir();
     options.dp = shape.dp;
     options.tp = shape.tp;
+    options.sliced_experts = shape.sliced_experts;
     options.exchange = exchange;
     options.activation_dtype = dtype;
     options.num_token_ids = kTokenizerIds;
@@ -235,6 +237,7 @@ TEST_P(GoldenTest, HiddenStatesAreClose) {
 std::string NameOf(const testing::TestParamInfo<Parameters>& info) {
   const auto& [shape, exchange, dtype] = info.param;
   return "dp" + std::to_string(shape.dp) + "_tp" + std::to_string(shape.tp) +
+         (shape.sliced_experts ? "_sliced" : "") +
          (exchange == Scheduler::ExchangePolicy::kReplicated ? "_replicated_"
                                                              : "_alltoall_") +
          Name(dtype);
@@ -244,6 +247,14 @@ INSTANTIATE_TEST_SUITE_P(
     Meshes, GoldenTest,
     testing::Combine(testing::Values(Shape{1, 1}, Shape{1, 2}, Shape{1, 4},
                                      Shape{2, 1}, Shape{2, 2}, Shape{4, 1}),
+                     testing::Values(Scheduler::ExchangePolicy::kReplicated,
+                                     Scheduler::ExchangePolicy::kAllToAll),
+                     testing::Values(DType::kFloat32, DType::kBFloat16)),
+    NameOf);
+
+INSTANTIATE_TEST_SUITE_P(
+    SlicedExperts, GoldenTest,
+    testing::Combine(testing::Values(Shape{1, 2, true}, Shape{1, 4, true}),
                      testing::Values(Scheduler::ExchangePolicy::kReplicated,
                                      Scheduler::ExchangePolicy::kAllToAll),
                      testing::Values(DType::kFloat32, DType::kBFloat16)),

@@ -30,7 +30,21 @@ bool OnGpus() {
   return device != nullptr && std::strcmp(device, "cuda") == 0;
 }
 
-using Parameters = std::tuple<Scheduler::ExchangePolicy, DType>;
+// How rows meet their experts.
+enum class Experts {
+  kReplicated,  // whole experts, rows on every rank
+  kAllToAll,    // whole experts, rows travel
+  // Sliced over a group of all ranks: decode rows on every rank, prompt rows
+  // gathered.
+  kSliced,
+};
+
+std::string Name(Experts experts) {
+  if (experts == Experts::kSliced) return "sliced";
+  return experts == Experts::kReplicated ? "replicated" : "alltoall";
+}
+
+using Parameters = std::tuple<Experts, DType>;
 
 class MpiGoldenTest : public testing::TestWithParam<Parameters> {
  protected:
@@ -40,15 +54,28 @@ class MpiGoldenTest : public testing::TestWithParam<Parameters> {
     if (shares_gpu_) prompts_.resize(kSharedPrompts);
   }
 
+  Experts experts() const { return std::get<0>(GetParam()); }
+
   MiniGroup::Options GroupOptions(int tp) const {
     MiniGroup::Options options;
     options.model_dir = RingTinyDir();
     options.tp = tp;
     options.dp = mpi_.size() / tp;
-    options.exchange = std::get<0>(GetParam());
+    options.max_sequences = 16;
+    switch (experts()) {
+      case Experts::kReplicated:
+        options.exchange = Scheduler::ExchangePolicy::kReplicated;
+        break;
+      case Experts::kAllToAll:
+        options.exchange = Scheduler::ExchangePolicy::kAllToAll;
+        break;
+      case Experts::kSliced:
+        options.sliced_experts = true;
+        options.replicated_rows = options.max_sequences;
+        break;
+    }
     options.activation_dtype = std::get<1>(GetParam());
     options.num_token_ids = 813;
-    options.max_sequences = 16;
     if (OnGpus()) options.device = GpuOfRank(mpi_.local_rank());
     options.pad_decode_rows = OnGpus();
     options.overlap = OnGpus();
@@ -127,6 +154,7 @@ class MpiGoldenTest : public testing::TestWithParam<Parameters> {
 TEST_P(MpiGoldenTest, GreedyCompletionsAreExactOnEveryMesh) {
   for (int tp = 1; tp <= std::min(mpi_.size(), 4); tp *= 2) {
     if (mpi_.size() % tp != 0) continue;
+    if (experts() == Experts::kSliced && tp != mpi_.size()) continue;
     SCOPED_TRACE("dp " + std::to_string(mpi_.size() / tp) + ", tp " +
                  std::to_string(tp));
     const MiniGroup::Options options = GroupOptions(tp);
@@ -140,13 +168,11 @@ TEST_P(MpiGoldenTest, GreedyCompletionsAreExactOnEveryMesh) {
 
 INSTANTIATE_TEST_SUITE_P(
     Exchanges, MpiGoldenTest,
-    testing::Combine(testing::Values(Scheduler::ExchangePolicy::kReplicated,
-                                     Scheduler::ExchangePolicy::kAllToAll),
+    testing::Combine(testing::Values(Experts::kReplicated, Experts::kAllToAll,
+                                     Experts::kSliced),
                      testing::Values(DType::kFloat32, DType::kBFloat16)),
     [](const auto& info) {
-      const bool replicated =
-          std::get<0>(info.param) == Scheduler::ExchangePolicy::kReplicated;
-      return std::string(replicated ? "replicated_" : "alltoall_") +
+      return Name(std::get<0>(info.param)) + "_" +
              Name(std::get<1>(info.param));
     });
 

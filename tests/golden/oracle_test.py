@@ -86,7 +86,7 @@ def config_of(folder, decay):
 @dataclasses.dataclass
 class Case:
     name: str
-    meshes: list  # (dp, tp)
+    meshes: list  # (dp, tp); with one group, experts are sliced over it too
     config: dict = dataclasses.field(default_factory=dict)  # changed fields
     block_fp8: bool = False
     decay: str = "index"
@@ -194,12 +194,14 @@ def run_case(engine, case, scratch):
                              reference.Cache(config), 64)[-1]
     requests = [
         {"model": str(folder), "dp": dp, "tp": tp, "exchange": exchange,
+         "sliced_experts": sliced,
          "activations": activations, "decay": case.decay, "ids": ids,
          "vocab_size": config.vocab_size,
          "max_batch_tokens": case.max_batch_tokens,
          "prompt_cut": case.prompt_cut}
         for dp, tp in case.meshes
         for exchange in ("replicated", "alltoall")
+        for sliced in ((False, True) if dp == 1 and tp > 1 else (False,))
         for activations in TOLERANCE
         if activations == "fp32" or
         config.num_experts_per_tok == config.num_experts
@@ -234,7 +236,9 @@ def main():
                 errors[activations].append(error)
                 print(f"{'ok  ' if good else 'FAIL'} {case.name:20s} "
                       f"dp {request['dp']} tp {request['tp']} "
-                      f"{request['exchange']:10s} {activations} {error:.1e}")
+                      f"{request['exchange']:10s} "
+                      f"{'sliced' if request['sliced_experts'] else 'owned '} "
+                      f"{activations} {error:.1e}")
     for activations, all_errors in errors.items():
         print(f"{activations}: {len(all_errors)} runs, "
               f"worst {max(all_errors):.1e}")

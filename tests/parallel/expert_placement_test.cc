@@ -49,6 +49,19 @@ TEST(ExpertPlacementTest, TakesAnyTable) {
   EXPECT_THAT(placement->ToLocal(1, 0), ElementsAre(0, 1, 2));
 }
 
+TEST(ExpertPlacementTest, GivesSlicesToAllRanks) {
+  const auto placement = ExpertPlacement::Sliced(2, 3, 4);
+  ASSERT_TRUE(placement.ok()) << placement.status();
+  EXPECT_TRUE(placement->sliced());
+  EXPECT_FALSE(ExpertPlacement::Contiguous(2, 3, 4)->sliced());
+  EXPECT_EQ(placement->num_layers(), 2);
+  for (int rank = 0; rank < 4; ++rank) {
+    EXPECT_THAT(placement->Owned(1, rank), ElementsAre(0, 1, 2));
+    EXPECT_THAT(placement->ToLocal(1, rank), ElementsAre(0, 1, 2));
+  }
+  EXPECT_FALSE(ExpertPlacement::Sliced(1, 4, 0).ok());
+}
+
 TEST(ExpertPlacementTest, RefusesBrokenTables) {
   const auto outside = ExpertPlacement::FromTable({{0, 1}, {0, 2}}, 2);
   EXPECT_THAT(std::string(outside.status().message()),

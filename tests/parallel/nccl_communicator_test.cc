@@ -39,7 +39,8 @@ bool SharesAGpu() {
 
 // `peer_memory`: small collectives go around NCCL.
 absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu,
-                                          bool peer_memory) {
+                                          bool peer_memory,
+                                          int64_t max_cols = kMaxCaseCols) {
   MpiWorld& world = MpiWorld::Get();
   MeshConfig config;
   config.world_size = tp * dp;
@@ -49,8 +50,8 @@ absl::StatusOr<MeshCommunicators> Connect(int tp, int dp, bool share_gpu,
   const auto mesh = Mesh::Create(config);
   if (!mesh.ok()) return mesh.status();
   CommunicatorOptions options;
-  options.collectives = {TestBackend(), &world.progress, kMaxCaseRows,
-                         kMaxCaseCols, kMaxCasePartsBytes};
+  options.collectives = {TestBackend(), &world.progress, kMaxCaseRows, max_cols,
+                         kMaxCasePartsBytes};
   options.share_gpu = share_gpu;
   options.peer_memory = peer_memory;
   options.on_failure = [](const std::string& what) {
@@ -163,26 +164,90 @@ TEST_F(PeerMemoryRecordTest, CollectivesCanBeRecorded) {
   CheckRecordedCollectives(axes_->world.get());
 }
 
-// Sums of random values, whose bits depend on the order of the additions, by
-// both ways; rows that do not fill 16 bytes, too.
-using PeerMemoryBitsTest = NcclTest<true>;
-TEST_F(PeerMemoryBitsTest, SumsEqualThoseOfNccl) {
+// Many sums and gathers without a pause, of few rows, whose words carry their
+// own mark, and of more, which are announced.
+using PeerMemoryOrderTest = NcclTest<true>;
+TEST_F(PeerMemoryOrderTest, ManyCallsInARowMixNothingUp) {
+  constexpr int kRounds = 100;
+  constexpr int64_t kCols = kMaxCaseCols;
   const int n = axes_->world->size();
-  auto without = Connect(n, 1, SharesAGpu(), /*peer_memory=*/false);
+  const int me = axes_->world->rank();
+  DeviceArena arena(TestBackend());
+  struct Sum {
+    int64_t rows;
+    float* partial;
+    float* total;
+    std::vector<RowRange> keep;
+  };
+  std::vector<Sum> sums;
+  const auto value = [](int rank, int64_t rows, int64_t i) {
+    return static_cast<float>(rank * 3 + rows + i % 7);
+  };
+  for (const int64_t rows : {1, 40, 16, 17}) {
+    std::vector<float> values(rows * kCols);
+    for (int64_t i = 0; i < rows * kCols; ++i) values[i] = value(me, rows, i);
+    sums.push_back({rows, arena.Put(values),
+                    arena.Put(std::vector<float>(rows * kCols, 0.0f)),
+                    std::vector<RowRange>(n, RowRange{0, rows})});
+  }
+  auto* const gathered = arena.Make<float>(n * kCols);
+  for (int round = 0; round < kRounds; ++round) {
+    for (const Sum& sum : sums) {
+      ReduceRowsArgs reduce;
+      reduce.partial = sum.partial;
+      reduce.rows = sum.rows;
+      reduce.cols = kCols;
+      reduce.keep = sum.keep;
+      reduce.residual = sum.total;
+      axes_->world->ReduceRows(reduce);
+    }
+    axes_->world->AllGather(sums[round % 4].partial, gathered,
+                            kCols * int64_t{sizeof(float)});
+  }
+  for (const Sum& sum : sums) {
+    const std::vector<float> total = arena.Get(sum.total, sum.rows * kCols);
+    for (int64_t i = 0; i < sum.rows * kCols; ++i) {
+      float want = 0;
+      for (int r = 0; r < n; ++r) want += kRounds * value(r, sum.rows, i);
+      ASSERT_EQ(total[i], want) << sum.rows << " rows, value " << i;
+    }
+  }
+  const std::vector<float> all = arena.Get(gathered, n * kCols);
+  for (int64_t i = 0; i < n * kCols; ++i) {
+    ASSERT_EQ(all[i], value(static_cast<int>(i / kCols),
+                            sums[(kRounds - 1) % 4].rows, i % kCols));
+  }
+}
+
+// Sums of random values, whose bits depend on the order of the additions, by
+// both ways: few rows and more, rows that do not fill 16 bytes, rows of the
+// model's size and beyond what threads hold in registers.
+TEST(PeerMemoryBitsTest, SumsEqualThoseOfNccl) {
+  constexpr int64_t kMaxCols = 4100;
+  const int n = MpiWorld::Get().runtime->size();
+  auto with = Connect(n, 1, SharesAGpu(), /*peer_memory=*/true, kMaxCols);
+  auto without = Connect(n, 1, SharesAGpu(), /*peer_memory=*/false, kMaxCols);
+  ASSERT_TRUE(with.ok()) << with.status();
   ASSERT_TRUE(without.ok()) << without.status();
-  std::mt19937 random(axes_->world->rank());
+  std::mt19937 random(with->world->rank());
   const auto floats = [&](int64_t count) {
     std::vector<float> values(count);
     for (float& v : values) v = static_cast<float>(random()) * 1e-9f - 2.0f;
     return values;
   };
-  for (const int64_t cols : {int64_t{1}, int64_t{33}, kMaxCaseCols}) {
+  for (const auto& [rows, cols] :
+       std::vector<std::pair<int64_t, int64_t>>{{5, 1},
+                                                {5, 33},
+                                                {5, 96},
+                                                {40, 96},
+                                                {2, 4096},
+                                                {20, 4096},
+                                                {2, kMaxCols}}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       for (const int groups : {0, 1}) {
-        constexpr int64_t kRows = 5;
-        const int64_t values = kRows * cols;
+        const int64_t values = rows * cols;
         DeviceArena arena(TestBackend());
-        const std::vector<RowRange> keep(n, RowRange{0, kRows});
+        const std::vector<RowRange> keep(n, RowRange{0, rows});
         std::vector<BFloat16> bf16(values);
         for (BFloat16& x : bf16) x = ToBFloat16(floats(1)[0]);
         ReduceRowsArgs args;
@@ -190,19 +255,19 @@ TEST_F(PeerMemoryBitsTest, SumsEqualThoseOfNccl) {
                            ? static_cast<void*>(arena.Put(floats(values)))
                            : arena.Put(bf16);
         args.partial_dtype = dtype;
-        args.rows = kRows;
+        args.rows = rows;
         args.cols = cols;
         args.keep = keep;
         args.norm_weight = arena.Put(std::vector<float>(cols, 1.5f));
         args.norm_eps = 1e-6f;
         if (groups != 0) {
-          std::vector<float> squares = floats(kRows);
+          std::vector<float> squares = floats(rows);
           for (float& s : squares) s *= s;
           args.group_scale = {arena.Put(squares), n, 64, 1e-6f};
         }
         std::vector<std::vector<float>> results;
         for (Communicator* const world :
-             {axes_->world.get(), without->world.get()}) {
+             {with->world.get(), without->world.get()}) {
           args.residual = arena.Put(std::vector<float>(values, 0.1f));
           float* const normed = arena.Make<float>(values);
           args.normed = normed;
@@ -210,13 +275,17 @@ TEST_F(PeerMemoryBitsTest, SumsEqualThoseOfNccl) {
           results.push_back(arena.Get(args.residual, values));
           results.push_back(arena.Get(normed, values));
         }
-        EXPECT_EQ(results[0], results[2]) << cols << " columns, residual";
-        EXPECT_EQ(results[1], results[3]) << cols << " columns, normed";
+        EXPECT_EQ(results[0], results[2])
+            << rows << " x " << cols << ", residual";
+        EXPECT_EQ(results[1], results[3])
+            << rows << " x " << cols << ", normed";
       }
     }
   }
-  const absl::Status closed = without->Close();
-  EXPECT_TRUE(closed.ok()) << closed;
+  for (const auto& axes : {&with, &without}) {
+    const absl::Status closed = (*axes)->Close();
+    EXPECT_TRUE(closed.ok()) << closed;
+  }
 }
 
 TEST(NcclAxesTest, ConnectTheRightRanks) {

@@ -26,6 +26,7 @@ class MiniGroup {
     int dp = 1;
     DType activation_dtype = DType::kFloat32;
     Scheduler::ExchangePolicy exchange = Scheduler::ExchangePolicy::kAuto;
+    bool sliced_experts = false;
     WeightFormat format = WeightFormat::kAsStored;
     bool dummy_weights = false;  // model_dir then needs no more than a config
     DecayMode decay_mode = DecayMode::kIndex;

@@ -35,10 +35,8 @@ absl::Status BuildTestRank(const MiniGroup::Options& options,
   RING_ASSIGN_OR_RETURN(Mesh mesh, MakeMesh(config, options.tp * options.dp,
                                             number, options.tp, options.dp));
   rank->mesh = std::make_unique<Mesh>(mesh);
-  RING_ASSIGN_OR_RETURN(
-      ExpertPlacement placement,
-      ExpertPlacement::Contiguous(config.num_hidden_layers, config.num_experts,
-                                  mesh.world_size()));
+  RING_ASSIGN_OR_RETURN(ExpertPlacement placement,
+                        PlaceExperts(config, mesh, options.sliced_experts));
   rank->placement = std::make_unique<ExpertPlacement>(std::move(placement));
   RING_ASSIGN_OR_RETURN(rank->backend,
                         MakeBackend(options.device, options.threads));

@@ -39,11 +39,17 @@ absl::StatusOr<std::unique_ptr<HybridModel>> HybridModel::Create(
   const Mesh& mesh = *parts.mesh;
   Backend* const backend = parts.backend;
 
-  RING_ASSIGN_OR_RETURN(model->workspace_,
-                        Workspace::Create(config, mesh,
-                                          {limits.max_rows, limits.max_samples,
-                                           limits.activation_dtype},
-                                          backend));
+  // Slices are as equal as possible.
+  const int slices = parts.placement->sliced() ? mesh.tp() : 1;
+  const int64_t inner = config.moe_intermediate_size;
+  RING_ASSIGN_OR_RETURN(
+      model->workspace_,
+      Workspace::Create(config, mesh,
+                        {.max_rows = limits.max_rows,
+                         .max_samples = limits.max_samples,
+                         .expert_inner = (inner + slices - 1) / slices,
+                         .activation_dtype = limits.activation_dtype},
+                        backend));
   RING_ASSIGN_OR_RETURN(
       model->stream_,
       ResidualStream::Create({limits.max_rows, config.hidden_size,

@@ -88,6 +88,7 @@ absl::StatusOr<std::unique_ptr<MoeRunner>> MoeRunner::Create(
                           bytes);
     backend->Synchronize();
   }
+  if (placement.sliced()) return runner;
   TokenExchange::Options options;
   options.max_rows = (max_rows + mesh.tp() - 1) / mesh.tp();
   options.hidden = config.hidden_size;
@@ -103,8 +104,11 @@ void MoeRunner::Forward(const StepContext& step, int layer,
                         const MoeWeights& weights, MoeExchange exchange,
                         const float* norm_weight, const float* next_norm,
                         ResidualStream* stream) {
-  if (exchange == MoeExchange::kReplicated) {
+  const bool sliced = exchange_ == nullptr;
+  if (exchange == MoeExchange::kReplicated || (sliced && !stream->sliced())) {
     Replicated(step, layer, weights, norm_weight, next_norm, stream);
+  } else if (sliced) {
+    Gathered(step, weights, norm_weight, next_norm, stream);
   } else {
     AllToAll(step, layer, weights, norm_weight, next_norm, stream);
   }
@@ -193,6 +197,29 @@ void MoeRunner::AllToAll(const StepContext& step, int layer,
 
   exchange_->Combine(w.partial, w.own_result);
   stream->AddOwn(w.own_result, next_norm);
+}
+
+void MoeRunner::Gathered(const StepContext& step, const MoeWeights& weights,
+                         const float* norm_weight, const float* next_norm,
+                         ResidualStream* stream) {
+  const Workspace& w = step.workspace;
+  const int64_t rows = stream->rows();
+  if (rows == 0) return;
+  Route(step, weights, norm_weight, /*to_local=*/nullptr, stream);
+  // As GatherNormed cuts the rows; experts have their global ids on all ranks.
+  const int64_t slot_bytes = (rows + mesh_.tp() - 1) / mesh_.tp() *
+                             step.config.num_experts_per_tok *
+                             static_cast<int64_t>(sizeof(int32_t));
+  communicators_.world->AllGather(w.own_experts, w.experts, slot_bytes);
+  communicators_.world->AllGather(w.own_weights, w.expert_weights, slot_bytes);
+  const DispatchedRows all{rows, stream->GatherNormed(), w.experts,
+                           w.expert_weights};
+  GroupedFfnArgs ffn = ExpertsOf(step, weights, all, w.partial);
+  ffn.shared = &weights.shared_expert_slice;
+  ffn.shared_rows = rows;
+  ffn.shared_decode_rows = step.inputs.decode_rows;
+  step.backend.GroupedFfn(ffn);
+  stream->AddPartial(w.partial, next_norm);
 }
 
 }  // namespace ring

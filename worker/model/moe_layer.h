@@ -18,8 +18,11 @@ class ExpertPlacement;
 
 // How rows meet their experts in one step; the plan decides.
 enum class MoeExchange {
-  kReplicated,  // every rank sees every row and runs its own experts on it
-  kAllToAll,    // rows travel to the ranks that own their experts
+  // Every rank sees every row and runs its own experts on it.
+  kReplicated,
+  // Each rank routes its own rows, which then travel: to the ranks that own
+  // their experts or, where experts are sliced, to all ranks.
+  kAllToAll,
 };
 
 // Runs the MoE half of any layer. Owns what the layers share: the exchange's
@@ -55,10 +58,13 @@ class MoeRunner {
   void AllToAll(const StepContext& step, int layer, const MoeWeights& weights,
                 const float* norm_weight, const float* next_norm,
                 ResidualStream* stream);
+  void Gathered(const StepContext& step, const MoeWeights& weights,
+                const float* norm_weight, const float* next_norm,
+                ResidualStream* stream);
 
   const Mesh& mesh_;
   const Communicators communicators_;
-  std::unique_ptr<TokenExchange> exchange_;
+  std::unique_ptr<TokenExchange> exchange_;  // null: experts are sliced
   // [layer] -> [num_experts] index among this rank's experts, or -1.
   std::vector<std::unique_ptr<DeviceBuffer>> to_local_;
   std::vector<Range> keep_;  // [world]

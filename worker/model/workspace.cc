@@ -73,8 +73,8 @@ absl::StatusOr<std::unique_ptr<Workspace>> Workspace::Create(
   RING_RETURN_IF_ERROR(allocate(
       &w->ffn,
       std::max(GroupedFfnWorkspaceBytes(moe_rows, config.num_experts_per_tok,
-                                        hidden, config.moe_intermediate_size,
-                                        act_dtype, config.num_experts),
+                                        hidden, limits.expert_inner, act_dtype,
+                                        config.num_experts),
                DenseFfnWorkspaceBytes(moe_rows, dense_inner, act_dtype))));
   RING_RETURN_IF_ERROR(
       allocate(&w->sampled_rows, limits.max_samples * hidden * act));

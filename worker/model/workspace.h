@@ -20,8 +20,9 @@ class Mesh;
 // Tensors that are never live together may share memory.
 struct Workspace {
   struct Limits {
-    int64_t max_rows = 0;     // R
-    int64_t max_samples = 0;  // S
+    int64_t max_rows = 0;      // R
+    int64_t max_samples = 0;   // S
+    int64_t expert_inner = 0;  // of a routed expert on this rank
     DType activation_dtype = DType::kBFloat16;
   };
 

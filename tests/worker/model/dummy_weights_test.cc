@@ -39,9 +39,10 @@ ModelConfig SmallConfig() {
   return c;
 }
 
-WeightShard Make(int tp, int rank, WeightFormat format, uint64_t seed = 7) {
+WeightShard Make(int tp, int rank, WeightFormat format, uint64_t seed = 7,
+                 bool slice_experts = false) {
   const ModelConfig config = SmallConfig();
-  ShardSpec spec = SpecsOfWorld(config, tp, 1)[rank];
+  ShardSpec spec = SpecsOfWorld(config, tp, 1, slice_experts)[rank];
   spec.format = format;
   auto shard = WeightShard::MakeUp(config, spec, seed, 2);
   EXPECT_TRUE(shard.ok()) << shard.status();
@@ -98,12 +99,35 @@ TEST(DummyWeightsTest, GivesEveryMeshTheSameModel) {
   }
 }
 
+// Slices of 34 inner columns, whose blocks of 128 begin elsewhere.
+TEST(DummyWeightsTest, SlicesTheSameExperts) {
+  for (WeightFormat format :
+       {WeightFormat::kAsStored, WeightFormat::kBlockFp8}) {
+    const WeightShard whole = Make(1, 0, format);
+    const auto& all = whole.weights().layers[1].moe.experts;
+    for (int rank = 0; rank < 4; ++rank) {
+      const WeightShard shard =
+          Make(4, rank, format, /*seed=*/7, /*slice_experts=*/true);
+      const auto& slices = shard.weights().layers[1].moe.experts;
+      ASSERT_EQ(slices.size(), all.size());
+      for (size_t e = 0; e < all.size(); ++e) {
+        ASSERT_EQ(slices[e].gate.rows, 34);
+        ExpectPart(slices[e].gate, all[e].gate, rank * 34, 0);
+        ExpectPart(slices[e].up, all[e].up, rank * 34, 0);
+        ExpectPart(slices[e].down, all[e].down, 0, rank * 34);
+      }
+    }
+  }
+}
+
 TEST(DummyWeightsTest, AreTheSameOnADevice) {
   const ModelConfig config = SmallConfig();
   const auto backend = MakeCpuBackend(1);
-  for (WeightFormat format :
-       {WeightFormat::kAsStored, WeightFormat::kBlockFp8}) {
-    ShardSpec spec = SpecsOfWorld(config, 2, 1)[1];
+  for (const auto& [format, sliced] :
+       {std::pair(WeightFormat::kAsStored, false),
+        std::pair(WeightFormat::kBlockFp8, false),
+        std::pair(WeightFormat::kBlockFp8, true)}) {
+    ShardSpec spec = SpecsOfWorld(config, 2, 1, sliced)[1];
     spec.format = format;
     const auto host = WeightShard::MakeUp(config, spec, 7, 2);
     const auto device = WeightShard::MakeUpOn(config, spec, 7, backend.get());

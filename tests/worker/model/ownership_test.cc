@@ -44,6 +44,27 @@ TEST(OwnershipTest, HoldsForTheReleasedModelsOnEveryMesh) {
   }
 }
 
+TEST(OwnershipTest, HoldsForSlicedExperts) {
+  for (const char* name : {"flash", "mini", "flash-1b"}) {
+    const ModelConfig config = ConfigOf(name);
+    for (const int tp : {1, 2, 4, 8}) {
+      const absl::Status status =
+          Check(config, SpecsOfWorld(config, tp, 1, /*slice_experts=*/true));
+      EXPECT_TRUE(status.ok()) << name << " tp " << tp << ": " << status;
+    }
+  }
+}
+
+TEST(OwnershipTest, NamesASliceOfAnExpertThatIsHeldTwice) {
+  const ModelConfig config = ConfigOf("flash-1b");
+  std::vector<ShardSpec> specs =
+      SpecsOfWorld(config, 2, 1, /*slice_experts=*/true);
+  specs[1].slice_experts = false;
+  EXPECT_THAT(std::string(Check(config, specs).message()),
+              HasSubstr("mlp.experts.0.gate_proj.weight: row 0 of 384 is held "
+                        "by 2 ranks instead of 1"));
+}
+
 TEST(OwnershipTest, HoldsForAVocabularyThatDoesNotDivide) {
   ModelConfig config = ConfigOf("flash-1b");
   config.vocab_size = 1001;

@@ -245,15 +245,8 @@ void ExpectWorldIsRight(const TinyCheckpoint& tiny, const nlohmann::json& json,
   ASSERT_TRUE(file.ok()) << file.status();
   const auto checkpoint = Checkpoint::Open(tiny.dir());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  for (ShardSpec spec : SpecsOfWorld(file->config, tp, dp)) {
-    if (slice_experts) {
-      spec.slice_experts = true;
-      for (int l = file->config.first_k_dense_replace;
-           l < file->config.num_hidden_layers; ++l) {
-        spec.experts[l].resize(file->config.num_experts);
-        std::iota(spec.experts[l].begin(), spec.experts[l].end(), 0);
-      }
-    }
+  for (const ShardSpec& spec :
+       SpecsOfWorld(file->config, tp, dp, slice_experts)) {
     const auto shard =
         WeightShard::Load(file->config, *checkpoint, spec, /*threads=*/3);
     ASSERT_TRUE(shard.ok()) << shard.status();
@@ -463,9 +456,16 @@ TEST(WeightShardTest, ReadsOnlyItsOwnBytes) {
   const auto checkpoint = Checkpoint::Open(dir);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   if (ReadChars() < 0) GTEST_SKIP() << "/proc/self/io cannot be read";
-  for (const auto& [tp, dp] : std::vector<std::pair<int, int>>{
-           {1, 1}, {1, 2}, {2, 1}, {2, 2}, {4, 1}, {4, 2}}) {
-    for (const ShardSpec& spec : SpecsOfWorld(file->config, tp, dp)) {
+  for (const auto& [tp, dp, sliced] :
+       std::vector<std::tuple<int, int, bool>>{{1, 1, false},
+                                               {1, 2, false},
+                                               {2, 1, false},
+                                               {2, 1, true},
+                                               {2, 2, false},
+                                               {4, 1, false},
+                                               {4, 1, true},
+                                               {4, 2, false}}) {
+    for (const ShardSpec& spec : SpecsOfWorld(file->config, tp, dp, sliced)) {
       const auto plan =
           LoadPlan::Create(file->config, checkpoint->tensors(), spec);
       ASSERT_TRUE(plan.ok()) << plan.status();
@@ -474,8 +474,27 @@ TEST(WeightShardTest, ReadsOnlyItsOwnBytes) {
       const double read = static_cast<double>(ReadChars() - before);
       ASSERT_TRUE(shard.ok()) << shard.status();
       EXPECT_NEAR(read / static_cast<double>(plan->read_bytes()), 1.0, 0.02)
-          << "tp " << tp << " dp " << dp << " rank " << spec.tp_rank;
+          << "tp " << tp << " dp " << dp << " rank " << spec.tp_rank
+          << (sliced ? ", sliced" : "");
     }
+  }
+}
+
+// Where everything divides, slicing moves bytes between ranks and adds none.
+TEST(LoadPlanTest, SlicedExpertsTakeTheBytesOfOwnedOnes) {
+  const ModelConfig config = Parse(TinyConfigJson());
+  const TensorTable tensors = UnstoredTensors(config);
+  for (const int tp : {1, 2, 4}) {
+    const auto bytes = [&](bool sliced) {
+      std::vector<int64_t> read;
+      for (const ShardSpec& spec : SpecsOfWorld(config, tp, 1, sliced)) {
+        const auto plan = LoadPlan::Create(config, tensors, spec);
+        EXPECT_TRUE(plan.ok()) << plan.status();
+        read.push_back(plan->read_bytes());
+      }
+      return read;
+    };
+    EXPECT_EQ(bytes(true), bytes(false)) << "tp " << tp;
   }
 }
 
