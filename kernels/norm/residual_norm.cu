@@ -1,6 +1,10 @@
-// A block owns one row: it adds the parts in order, keeps each thread's sum of
-// squares, and scales the row in a second pass over what then lies in L1.
-// Bound: memory, parts and residual read once, residual and normed written.
+// A block owns one row and adds the parts in order. AddAndNormQuads, for rows
+// of up to 4,096 columns: a thread owns two times 4 and keeps them in
+// registers. AddAndNorm, for others: each thread keeps its sum of squares, and
+// the row is scaled in a second pass over what then lies in L1. Bound: latency
+// for few rows; for many memory, parts and residual read once, residual and
+// normed written.
+#include "kernels/attention_rows.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/norm/residual_norm.cuh"
 
@@ -34,6 +38,96 @@ __global__ void AddAndNorm(ResidualNormArgs args) {
       [&](int part) { return PartScale(args, part, row); }, shared);
 }
 
+constexpr int kQuadThreads = 512;
+constexpr int kQuads = 2;  // of a thread
+
+__device__ void LoadQuad(const float* from, float (&x)[4]) {
+  const float4 raw = __ldcg(reinterpret_cast<const float4*>(from));
+  x[0] = raw.x;
+  x[1] = raw.y;
+  x[2] = raw.z;
+  x[3] = raw.w;
+}
+__device__ void LoadQuad(const BFloat16* from, float (&x)[4]) {
+  const uint2 raw = __ldcg(reinterpret_cast<const uint2*>(from));
+  x[0] = __uint_as_float(raw.x << 16);
+  x[1] = __uint_as_float(raw.x & 0xffff0000u);
+  x[2] = __uint_as_float(raw.y << 16);
+  x[3] = __uint_as_float(raw.y & 0xffff0000u);
+}
+
+// While the kernel before still runs, a block goes through its work once
+// without storing: so the code, and where the data lies, are in the caches when
+// the sums are there. Nothing of that is kept in L1, which would not see the
+// other kernel's stores.
+template <typename Part, typename Out>
+__global__ void __launch_bounds__(kQuadThreads, 3)
+    AddAndNormQuads(const __grid_constant__ ResidualNormArgs args) {
+  __shared__ float shared[kQuadThreads / kWarp];
+  cudaTriggerProgrammaticLaunchCompletion();
+  const int64_t row = blockIdx.x;
+  const Part* const parts =
+      static_cast<const Part*>(args.parts) + row * args.cols;
+  float* const residual = args.residual + row * args.cols;
+#pragma unroll 1
+  for (bool live = false;; live = true) {
+    if (live) cudaGridDependencySynchronize();
+    float x[kQuads][4] = {};
+    float squares = 0;
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const int i = (q * kQuadThreads + static_cast<int>(threadIdx.x)) * 4;
+      if (i >= args.cols) continue;
+      LoadQuad(residual + i, x[q]);
+    }
+#pragma unroll 1
+    for (int part = 0; part < args.num_parts; ++part) {
+      const float factor = live ? PartScale(args, part, row) : 1.0f;
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        const int i = (q * kQuadThreads + static_cast<int>(threadIdx.x)) * 4;
+        float y[4] = {};
+        if (i < args.cols) LoadQuad(parts + part * args.part_stride + i, y);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) squares += x[q][e] * x[q][e];
+    }
+    const float inverse =
+        InverseRms(BlockSum(squares, shared), args.cols, args.eps);
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const int i = (q * kQuadThreads + static_cast<int>(threadIdx.x)) * 4;
+      if (i >= args.cols) continue;
+      if (live) StoreFour(x[q], residual + i);
+      if (args.norm_weight == nullptr) continue;
+      float weight[4];
+      LoadFour(args.norm_weight + i, weight);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[q][e] *= inverse * weight[e];
+      Out* const normed = static_cast<Out*>(args.normed) + row * args.cols + i;
+      if (live) StoreFour(x[q], normed);
+    }
+    if (live) return;
+    __syncthreads();
+  }
+}
+
+bool IsAligned(const void* data, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(data) % bytes == 0;
+}
+
+bool TakesQuads(const ResidualNormArgs& args) {
+  return args.cols <= 4 * kQuads * kQuadThreads && args.cols % 4 == 0 &&
+         args.part_stride % 4 == 0 && IsAligned(args.residual, 16) &&
+         IsAligned(args.norm_weight, 16) && IsAligned(args.normed, 16) &&
+         (args.num_parts == 0 || IsAligned(args.parts, 16));
+}
+
 }  // namespace
 
 void ResidualNorm(const ResidualNormArgs& args, Stream* stream) {
@@ -45,8 +139,16 @@ void ResidualNorm(const ResidualNormArgs& args, Stream* stream) {
   RING_CHECK_LE(args.cols, int64_t{1} << 30);
   WithFloatType(args.parts_dtype, [&](auto part) {
     WithFloatType(args.normed_dtype, [&](auto out) {
-      LaunchDependent(AddAndNorm<decltype(part), decltype(out)>,
-                      Blocks(args.rows, 1), kNormThreads, 0, stream, args);
+      using Part = decltype(part);
+      using Out = decltype(out);
+      const unsigned blocks = Blocks(args.rows, 1);
+      if (TakesQuads(args)) {
+        LaunchOverlapped(AddAndNormQuads<Part, Out>, blocks, kQuadThreads, 0,
+                         stream, args);
+      } else {
+        LaunchOverlapped(AddAndNorm<Part, Out>, blocks, kNormThreads, 0, stream,
+                         args);
+      }
     });
   });
 }
