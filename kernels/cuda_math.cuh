@@ -73,6 +73,13 @@ __device__ inline void Load(const T* from, float (&to)[kCount]) {
   }
 }
 
+// Sends the bytes there on their way to L2. Both multiples of 16.
+__device__ __forceinline__ void PrefetchToL2(const void* from, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from),
+               "r"(bytes)
+               : "memory");
+}
+
 // The sum over the warp, in all lanes.
 __device__ inline float WarpSum(float x) {
 #pragma unroll
@@ -86,12 +93,11 @@ __device__ inline float WarpSum(float x) {
 // warp and may be used again after the next barrier.
 __device__ inline float BlockSum(float x, float* shared) {
   const int warps = (blockDim.x + kWarp - 1) / kWarp;
+  const int lane = threadIdx.x % kWarp;
   x = WarpSum(x);
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = x;
+  if (lane == 0) shared[threadIdx.x / kWarp] = x;
   __syncthreads();
-  float sum = 0;
-  for (int w = 0; w < warps; ++w) sum += shared[w];
-  return sum;
+  return WarpSum(lane < warps ? shared[lane] : 0.0f);
 }
 
 __device__ inline float InverseRms(float sum_of_squares, int64_t n, float eps) {

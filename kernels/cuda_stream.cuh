@@ -77,7 +77,8 @@ inline void CheckLaunch(const char* kernel) {
 // Launches a kernel that may start while the one before it in the stream still
 // runs. It calls cudaGridDependencySynchronize before it touches anything that
 // an earlier kernel wrote, reads or still has to read; what loading put into
-// memory, weights above all, it may fetch before.
+// memory, weights above all, it may fetch before. What it only looks at to have
+// it in the caches it may read before too, past L1 and without keeping it.
 template <typename... Params, typename... Args>
 void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
                      size_t shared_bytes, cudaStream_t stream,
@@ -99,6 +100,21 @@ void LaunchDependent(void (*kernel)(Params...), dim3 grid, dim3 block,
                      size_t shared_bytes, const Stream* stream,
                      const Args&... args) {
   LaunchDependent(kernel, grid, block, shared_bytes, stream->get(), args...);
+}
+
+// As LaunchDependent, for what a decode step is made of: kernels that take
+// little time and little shared memory. A multiprocessor splits its memory
+// between shared memory and L1, and blocks of a kernel that is given another
+// split wait until it is empty; then nothing is gained by starting early. So
+// all of these kernels prefer the same.
+template <typename... Params, typename... Args>
+void LaunchOverlapped(void (*kernel)(Params...), dim3 grid, dim3 block,
+                      size_t shared_bytes, const Stream* stream,
+                      const Args&... args) {
+  constexpr int kSharedPercent = 43;  // 100 of 228 KiB
+  RING_CUDA_CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, kSharedPercent));
+  LaunchDependent(kernel, grid, block, shared_bytes, stream, args...);
 }
 
 // Number of blocks of `size` that cover n, as a grid dimension.

@@ -94,6 +94,37 @@ __device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
         "r"(static_cast<int>(add)), "n"(kByRows ? 1 : 0));
 }
 
+// As above for 32 and for 16 columns of D.
+template <bool kByRows>
+__device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
+                                     bool add, float (&d)[16]) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %21, 0; "
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, "
+      "%8, %9, %10, %11, %12, %13, %14, %15}, "
+      "{%16, %17, %18, %19}, %20, p, 1, 1, %22;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+        "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]),
+        "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+        "r"(static_cast<int>(add)), "n"(kByRows ? 1 : 0));
+}
+
+template <bool kByRows>
+__device__ inline void MultiplyGroup(const uint32_t (&a)[4], uint64_t b,
+                                     bool add, float (&d)[8]) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %13, 0; "
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7}, "
+      "{%8, %9, %10, %11}, %12, p, 1, 1, %14;}"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+        "+f"(d[6]), "+f"(d[7])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
+        "r"(static_cast<int>(add)), "n"(kByRows ? 1 : 0));
+}
+
 // Before products whose registers were written, and at the end of a group.
 __device__ inline void FenceGroup() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

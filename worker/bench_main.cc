@@ -49,7 +49,8 @@ int64_t BytesOf(const GatedMlpWeights& mlp) {
 
 class Bench {
  public:
-  Bench(const WorkerFlags& flags, Rank* rank) : flags_(flags), rank_(*rank) {}
+  Bench(const WorkerFlags& flags, Rank* rank, Progress* progress)
+      : flags_(flags), rank_(*rank), progress_(progress) {}
 
   absl::Status Run() {
     RING_RETURN_IF_ERROR(MeasureCopy());
@@ -86,6 +87,7 @@ class Bench {
       const Clock::time_point start = Clock::now();
       for (int i = 0; i < kCopies; ++i) {
         backend.Copy(to->data(), from->data(), kCopyBytes);
+        progress_->Tick();
       }
       backend.Synchronize();
       best = std::max(best, 2.0 * kCopyBytes * kCopies / Seconds(start));
@@ -101,6 +103,7 @@ class Bench {
     random.deviation = 1;
     random.cols = random.tensor_cols = config.head_dim;
     for (int layer = 0; layer < config.num_hidden_layers; ++layer) {
+      progress_->Tick();
       if (config.IsSoftmaxLayer(layer)) {
         random.rows =
             rank_.num_pages() * rank_.mesh().kv_heads().size() * kPageTokens;
@@ -311,14 +314,16 @@ class Bench {
 
   const WorkerFlags& flags_;
   Rank& rank_;
+  Progress* const progress_;  // ticks where a CPU works for long
   double copy_rate_ = 0;  // bytes/s, read and written
   int64_t next_step_ = 0;
 };
 
 }  // namespace
 
-absl::Status RunBench(const WorkerFlags& flags, Rank* rank) {
-  return Bench(flags, rank).Run();
+absl::Status RunBench(const WorkerFlags& flags, Rank* rank,
+                      Progress* progress) {
+  return Bench(flags, rank, progress).Run();
 }
 
 }  // namespace ring

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "parallel/progress.h"
 #include "worker/flags.h"
 #include "worker/rank.h"
 
@@ -12,6 +13,7 @@ namespace ring {
 // prints one table. Collective: all ranks make the same plans by themselves.
 // Caches start with random contents, so nothing has to be computed first.
 // INVALID_ARGUMENT names the limit that a batch or a prompt breaks.
-absl::Status RunBench(const WorkerFlags& flags, Rank* rank);
+absl::Status RunBench(const WorkerFlags& flags, Rank* rank,
+                      Progress* progress);
 
 }  // namespace ring

@@ -158,7 +158,7 @@ class Worker {
             flags_, *std::move(found), mpi_, parts_.progress,
             [this](const std::string& what) { parts_.watchdog->Fail(what); }));
     if (flags_.bench) {
-      const absl::Status bench = RunBench(flags_, rank.get());
+      const absl::Status bench = RunBench(flags_, rank.get(), parts_.progress);
       // All ranks find the same limit.
       if (absl::IsInvalidArgument(bench)) {
         mistake_ = std::string(bench.message());

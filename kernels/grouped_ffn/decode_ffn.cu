@@ -7,13 +7,15 @@
 // A group is up to 8 or 16 units (rows) of one expert. ListGroups, one block,
 // sorts the units by expert and cuts them into groups; one row needs no list.
 // Then a block of GateAndUp owns 16 inner columns of one group, the gate rows
-// as one fragment and the up rows as the other, a block of Down 32 hidden
-// columns of one group (fragment_stream.cuh), and CombineSlots adds z in slot
-// order, so nothing is added atomically. Blocks of groups that do not exist
-// leave at once. Bound: memory, the weights of the touched experts.
+// as one fragment and the up rows as the other, or with one row, for an even
+// load, 8, whose rows are the halves of one fragment; a block of Down owns 32
+// hidden columns of one group (fragment_stream.cuh), and CombineSlots adds z in
+// slot order, so nothing is added atomically. Blocks of groups that do not
+// exist leave at once. Bound: memory, the weights of the touched experts.
 #include <algorithm>
 
 #include "kernels/cuda_stream.cuh"
+#include "kernels/grouped_ffn/combine.cuh"
 #include "kernels/grouped_ffn/expert_table.cuh"
 #include "kernels/grouped_ffn/ffn_kernels.cuh"
 #include "kernels/linear/fragment_stream.cuh"
@@ -21,16 +23,22 @@
 namespace ring::cuda {
 namespace {
 
-constexpr int kTiles = 2;  // of a block
-constexpr int kBlockRows = kTiles * kFragmentRows;
+// The form of a block with kTiles tiles that takes up to kGroups times 8 units.
+template <int kGroups, int kTiles>
+struct BlockForm {
+  static constexpr int kBlocksEach = kGroups == 1 ? 4 : 2;
+  static constexpr int kDownRows = kTiles * kFragmentRows;
+  static constexpr int kInner = kDownRows / 2;  // columns of gate and of up
+  template <typename W>
+  using Weights = WeightStream<W, kTiles, (kGroups > 1 || kTiles == 1)>;
+};
+
 // Groups of 8 units take few registers and fill memory's pipes best. With more
 // rows than this an expert often has more units, and reading its weights from
 // L2 for a second group costs more.
 constexpr int kSmallGroupRows = 128;
 constexpr int kListThreads = 1024;
-constexpr int kCombineThreads = 256;
-constexpr int kCombineColumns = 4;  // of a thread
-constexpr int kMaxRows = 256;       // of a launch
+constexpr int kMaxRows = 256;  // of a launch
 
 // Rows of one expert that pass through it together.
 struct Group {
@@ -61,8 +69,6 @@ struct FfnArgs {
   int max_groups;       // of routed experts
   BFloat16* h;  // [rows * top_k, inter], then [shared_rows, shared inter]
   float* z;     // [rows * top_k + shared_rows, hidden]
-  float* y;     // [rows, hidden]
-  bool accumulate;
 };
 
 // Sorts units by expert with counters in shared memory. The order of an
@@ -175,9 +181,9 @@ __device__ float* OutputRow(const FfnArgs& args, const Work& work, int i) {
   return args.z + int64_t{unit} * args.hidden;
 }
 
-template <int kGroups, typename WeightStream>
+template <int kTiles, int kGroups, typename Weights>
 __device__ void MultiplyGateAndUp(const FfnArgs& args, const Work& work,
-                                  int64_t inter, WeightStream* stream,
+                                  int64_t inter, Weights* stream,
                                   StreamPartial<kTiles, kGroups>* partial) {
   const int lane = threadIdx.x % kWarp;
   const BFloat16* x[kGroups];
@@ -189,22 +195,26 @@ __device__ void MultiplyGateAndUp(const FfnArgs& args, const Work& work,
   stream->Multiply(x, sums);
   partial->Put(sums);
   __syncthreads();
-  const int64_t n = int64_t{blockIdx.x} * kFragmentRows;
-  for (int o = threadIdx.x; o < work.count * kFragmentRows;
-       o += kStreamThreads) {
-    const int row = o % kFragmentRows;
-    const int token = o / kFragmentRows;
+  constexpr int kRows = BlockForm<kGroups, kTiles>::kInner;
+  const int64_t n = int64_t{blockIdx.x} * kRows;
+  for (int o = threadIdx.x; o < work.count * kRows; o += kStreamThreads) {
+    const int row = o % kRows;
+    const int token = o / kRows;
     if (n + row >= inter) continue;
-    InnerRow(args, work, token)[n + row] = Narrow<BFloat16>(SwiGlu(
-        partial->Get(token, row), partial->Get(token, kFragmentRows + row)));
+    InnerRow(args, work, token)[n + row] = Narrow<BFloat16>(
+        SwiGlu(partial->Get(token, row), partial->Get(token, kRows + row)));
   }
 }
 
-template <typename W, int kMostGroups>
-__global__ void __launch_bounds__(kStreamThreads, kMostGroups == 1 ? 4 : 2)
+template <typename W, int kMostGroups, int kTiles>
+__global__ void __launch_bounds__(kStreamThreads,
+                                  BlockForm<kMostGroups, kTiles>::kBlocksEach)
     GateAndUp(const __grid_constant__ FfnArgs args) {
+  using Form = BlockForm<kMostGroups, kTiles>;
   __shared__ __align__(
       16) char memory[sizeof(StreamPartial<kTiles, kMostGroups>)];
+  const int64_t n = int64_t{blockIdx.x} * Form::kInner;
+  const int row = threadIdx.x % kWarp / 4;
   cudaGridDependencySynchronize();
   // Not earlier: Down looks at groups and experts before it waits.
   cudaTriggerProgrammaticLaunchCompletion();
@@ -213,30 +223,35 @@ __global__ void __launch_bounds__(kStreamThreads, kMostGroups == 1 ? 4 : 2)
       work.shared ? args.shared.gate : args.gate.At(max(work.expert, 0));
   const WeightMatrix up =
       work.shared ? args.shared.up : args.up.At(max(work.expert, 0));
-  const int64_t n = int64_t{blockIdx.x} * kFragmentRows;
   if (work.count == 0 || n >= gate.rows) return;
-  const int row = threadIdx.x % kWarp / 4;
-  const StreamRow<W> low[kTiles] = {StreamRowOf<W>(gate, n + row),
-                                    StreamRowOf<W>(up, n + row)};
-  const StreamRow<W> high[kTiles] = {StreamRowOf<W>(gate, n + row + 8),
-                                     StreamRowOf<W>(up, n + row + 8)};
-  WeightStream<W, kTiles, (kMostGroups > 1)> stream(
+  StreamRow<W> low[kTiles];
+  StreamRow<W> high[kTiles];
+  low[0] = StreamRowOf<W>(gate, n + row);
+  if constexpr (kTiles == 1) {
+    high[0] = StreamRowOf<W>(up, n + row);
+  } else {
+    high[0] = StreamRowOf<W>(gate, n + row + 8);
+    low[1] = StreamRowOf<W>(up, n + row);
+    high[1] = StreamRowOf<W>(up, n + row + 8);
+  }
+  typename Form::template Weights<W> stream(
       low, high, {gate.scales, up.scales}, static_cast<int>(gate.cols),
       static_cast<int>(gate.scale_col_offset));
   stream.Begin();
   if (kMostGroups == 1 || work.count <= kGroupRows) {
-    MultiplyGateAndUp<1>(args, work, gate.rows, &stream,
-                         reinterpret_cast<StreamPartial<kTiles, 1>*>(memory));
+    using Partial = StreamPartial<kTiles, 1>;
+    MultiplyGateAndUp<kTiles, 1>(args, work, gate.rows, &stream,
+                                 reinterpret_cast<Partial*>(memory));
   } else if constexpr (kMostGroups > 1) {
-    MultiplyGateAndUp<kMostGroups>(
-        args, work, gate.rows, &stream,
-        reinterpret_cast<StreamPartial<kTiles, kMostGroups>*>(memory));
+    using Partial = StreamPartial<kTiles, kMostGroups>;
+    MultiplyGateAndUp<kTiles, kMostGroups>(args, work, gate.rows, &stream,
+                                           reinterpret_cast<Partial*>(memory));
   }
 }
 
-template <int kGroups, typename WeightStream>
+template <int kTiles, int kGroups, typename Weights>
 __device__ void MultiplyDown(const FfnArgs& args, const Work& work,
-                             WeightStream* stream,
+                             Weights* stream,
                              StreamPartial<kTiles, kGroups>* partial) {
   const int lane = threadIdx.x % kWarp;
   const BFloat16* h[kGroups];
@@ -248,21 +263,23 @@ __device__ void MultiplyDown(const FfnArgs& args, const Work& work,
   stream->Multiply(h, sums);
   partial->Put(sums);
   __syncthreads();
-  const int64_t n = int64_t{blockIdx.x} * kBlockRows;
-  for (int o = threadIdx.x; o < work.count * kBlockRows; o += kStreamThreads) {
-    const int row = o % kBlockRows;
-    const int token = o / kBlockRows;
-    if (n + row < args.hidden) {
-      OutputRow(args, work, token)[n + row] = partial->Get(token, row);
-    }
+  constexpr int kRows = BlockForm<kGroups, kTiles>::kDownRows;
+  const int64_t n = int64_t{blockIdx.x} * kRows;
+  for (int o = threadIdx.x; o < work.count * kRows; o += kStreamThreads) {
+    const int row = o % kRows;
+    const int token = o / kRows;
+    if (n + row >= args.hidden) continue;
+    OutputRow(args, work, token)[n + row] = partial->Get(token, row);
   }
 }
 
 // Groups and experts are there when GateAndUp lets this kernel start, so the
 // first weights are fetched before h is complete.
-template <typename W, int kMostGroups>
-__global__ void __launch_bounds__(kStreamThreads, kMostGroups == 1 ? 4 : 2)
+template <typename W, int kMostGroups, int kTiles>
+__global__ void __launch_bounds__(kStreamThreads,
+                                  BlockForm<kMostGroups, kTiles>::kBlocksEach)
     Down(const __grid_constant__ FfnArgs args) {
+  using Form = BlockForm<kMostGroups, kTiles>;
   __shared__ __align__(
       16) char memory[sizeof(StreamPartial<kTiles, kMostGroups>)];
   cudaTriggerProgrammaticLaunchCompletion();
@@ -270,7 +287,7 @@ __global__ void __launch_bounds__(kStreamThreads, kMostGroups == 1 ? 4 : 2)
   if (work.count == 0) return;
   const WeightMatrix down =
       work.shared ? args.shared.down : args.down.At(work.expert);
-  const int64_t n = int64_t{blockIdx.x} * kBlockRows;
+  const int64_t n = int64_t{blockIdx.x} * Form::kDownRows;
   StreamRow<W> low[kTiles];
   StreamRow<W> high[kTiles];
 #pragma unroll
@@ -279,84 +296,60 @@ __global__ void __launch_bounds__(kStreamThreads, kMostGroups == 1 ? 4 : 2)
     low[t] = StreamRowOf<W>(down, n + row);
     high[t] = StreamRowOf<W>(down, n + row + 8);
   }
-  WeightStream<W, kTiles, (kMostGroups > 1)> stream(
+  typename Form::template Weights<W> stream(
       low, high, {down.scales, down.scales}, static_cast<int>(down.cols),
       static_cast<int>(down.scale_col_offset));
   stream.Begin();
   cudaGridDependencySynchronize();
   if (kMostGroups == 1 || work.count <= kGroupRows) {
-    MultiplyDown<1>(args, work, &stream,
-                    reinterpret_cast<StreamPartial<kTiles, 1>*>(memory));
+    using Partial = StreamPartial<kTiles, 1>;
+    MultiplyDown<kTiles, 1>(args, work, &stream,
+                            reinterpret_cast<Partial*>(memory));
   } else if constexpr (kMostGroups > 1) {
-    MultiplyDown<kMostGroups>(
-        args, work, &stream,
-        reinterpret_cast<StreamPartial<kTiles, kMostGroups>*>(memory));
+    using Partial = StreamPartial<kTiles, kMostGroups>;
+    MultiplyDown<kTiles, kMostGroups>(args, work, &stream,
+                                      reinterpret_cast<Partial*>(memory));
   }
-}
-
-__global__ void __launch_bounds__(kCombineThreads)
-    CombineSlots(const __grid_constant__ FfnArgs args) {
-  cudaTriggerProgrammaticLaunchCompletion();
-  cudaGridDependencySynchronize();
-  const int row = blockIdx.y;
-  const int64_t n =
-      (int64_t{blockIdx.x} * kCombineThreads + threadIdx.x) * kCombineColumns;
-  if (n >= args.hidden) return;
-  float4 sum = {};
-  const auto add = [&](float weight, int64_t unit) {
-    const float4 z =
-        *reinterpret_cast<const float4*>(args.z + unit * args.hidden + n);
-    sum.x += weight * z.x;
-    sum.y += weight * z.y;
-    sum.z += weight * z.z;
-    sum.w += weight * z.w;
-  };
-  if (args.num_experts > 0) {
-#pragma unroll 8
-    for (int slot = 0; slot < args.top_k; ++slot) {
-      const int unit = row * args.top_k + slot;
-      if (args.experts[unit] >= 0) add(args.weights[unit], unit);
-    }
-  }
-  const int shared_row = row - args.shared_begin;
-  if (shared_row >= 0 && shared_row < args.shared_rows) {
-    add(1, args.rows * args.top_k + shared_row);
-  }
-  float4* const y =
-      reinterpret_cast<float4*>(args.y + int64_t{row} * args.hidden + n);
-  if (args.accumulate) {
-    const float4 old = *y;
-    sum = {old.x + sum.x, old.y + sum.y, old.z + sum.z, old.w + sum.w};
-  }
-  *y = sum;
 }
 
 int CeilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
-template <typename W>
-void Launch(const FfnArgs& args, Stream* stream) {
+// One row takes small blocks for gate and up, for an even load.
+template <typename W, int kMostGroups, int kGateTiles>
+void LaunchGroups(const FfnArgs& args, Stream* stream) {
+  constexpr int kDownTiles = 2;
+  using GateForm = BlockForm<kMostGroups, kGateTiles>;
+  using DownForm = BlockForm<kMostGroups, kDownTiles>;
   const auto groups =
       static_cast<unsigned>(args.shared_groups + args.max_groups);
   const int64_t inter = std::max(args.gate.shape.rows, args.shared.gate.rows);
+  LaunchOverlapped(GateAndUp<W, kMostGroups, kGateTiles>,
+                   dim3(Blocks(inter, GateForm::kInner), groups),
+                   kStreamThreads, 0, stream, args);
+  LaunchOverlapped(Down<W, kMostGroups, kDownTiles>,
+                   dim3(Blocks(args.hidden, DownForm::kDownRows), groups),
+                   kStreamThreads, 0, stream, args);
+}
+
+template <typename W>
+void Launch(const FfnArgs& args, Stream* stream) {
   if (args.max_groups > 0 && args.rows > 1) {
-    LaunchDependent(ListGroups, 1, kListThreads, 0, stream, args);
+    LaunchOverlapped(ListGroups, 1, kListThreads, 0, stream, args);
   }
-  const bool small = args.group_units == kGroupRows;
-  LaunchDependent(small ? GateAndUp<W, 1> : GateAndUp<W, 2>,
-                  dim3(Blocks(inter, kFragmentRows), groups), kStreamThreads, 0,
-                  stream, args);
-  LaunchDependent(small ? Down<W, 1> : Down<W, 2>,
-                  dim3(Blocks(args.hidden, kBlockRows), groups), kStreamThreads,
-                  0, stream, args);
-  LaunchDependent(
-      CombineSlots,
-      dim3(Blocks(args.hidden, kCombineThreads * kCombineColumns), args.rows),
-      kCombineThreads, 0, stream, args);
+  if (args.shared_groups + args.max_groups == 0) return;
+  if (args.rows == 1) {
+    LaunchGroups<W, 1, 1>(args, stream);
+  } else if (args.group_units == kGroupRows) {
+    LaunchGroups<W, 1, 2>(args, stream);
+  } else {
+    LaunchGroups<W, 2, 2>(args, stream);
+  }
 }
 
 bool FillAllFragments(const GatedMlpWeights& weights) {
   return FillsFragments(weights.gate) && FillsFragments(weights.up) &&
          FillsFragments(weights.down) &&
+         weights.gate.row_stride == weights.up.row_stride &&
          weights.gate.scale_col_offset == weights.up.scale_col_offset;
 }
 
@@ -394,8 +387,6 @@ void RunRows(const FfnUnits& units, int64_t begin, int64_t end,
   const GatedMlpWeights& any = routed ? units.matrices[0] : *units.shared;
   args.hidden = static_cast<int>(any.down.rows);
   args.x = static_cast<const BFloat16*>(units.x) + begin * args.hidden;
-  args.y = units.y + begin * args.hidden;
-  args.accumulate = units.accumulate;
 
   const int64_t z_floats = (num_units + args.shared_rows) * args.hidden;
   const int64_t h_count = num_units * args.gate.shape.rows +
@@ -407,12 +398,26 @@ void RunRows(const FfnUnits& units, int64_t begin, int64_t end,
   args.groups = reinterpret_cast<Group*>(args.z + z_floats + (h_count + 1) / 2);
   args.units = reinterpret_cast<int32_t*>(args.groups + args.max_groups);
   args.num_groups = args.units + num_units;
-  if (args.shared_groups + args.max_groups == 0) return;
   if (any.gate.dtype == DType::kBFloat16) {
     Launch<BFloat16>(args, stream);
   } else {
     Launch<Float8E4M3>(args, stream);
   }
+  ResidualNormArgs norm;
+  CombineArgs combine;
+  combine.z = args.z;
+  combine.z_shared = args.z + num_units * args.hidden;
+  combine.experts = args.experts;
+  combine.weights = args.weights;
+  combine.rows = args.rows;
+  combine.hidden = args.hidden;
+  combine.top_k = args.num_experts > 0 ? args.top_k : 0;
+  combine.shared_begin = args.shared_begin;
+  combine.shared_rows = args.shared_rows;
+  combine.y = units.y + begin * args.hidden;
+  combine.accumulate = units.accumulate;
+  combine.norm = NormFrom(units.norm, begin, &norm);
+  CombineSlots(combine, stream);
 }
 
 }  // namespace

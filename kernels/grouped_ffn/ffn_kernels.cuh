@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/grouped_ffn/grouped_ffn.h"
+#include "kernels/norm/residual_norm.h"
 
 namespace ring::cuda {
 
@@ -28,7 +29,22 @@ struct FfnUnits {
   const GatedMlpWeights* shared = nullptr;
   int64_t shared_begin = 0;
   int64_t shared_rows = 0;
+  // DecodeFfn and WideFfn only: adds the results to this residual stream
+  // instead of writing y. TakesNorm(*norm).
+  const ResidualNormArgs* norm = nullptr;
 };
+
+// The rows [begin, ...) of `norm`, or null for null; `rows` keeps them.
+inline const ResidualNormArgs* NormFrom(const ResidualNormArgs* norm,
+                                        int64_t begin, ResidualNormArgs* rows) {
+  if (norm == nullptr) return nullptr;
+  *rows = *norm;
+  rows->residual += begin * norm->cols;
+  rows->normed =
+      static_cast<char*>(norm->normed) +
+      begin * norm->cols * static_cast<int64_t>(SizeOf(norm->normed_dtype));
+  return rows;
+}
 
 // Streams every touched expert's weights to tensor cores, once for up to 8 or
 // 16 of its rows. Scratch takes the place of `h`; a dense block is a shared
@@ -37,6 +53,12 @@ struct FfnUnits {
 void DecodeFfn(const FfnUnits& units, Stream* stream);
 // Whether DecodeFfn takes these types and shapes.
 bool DecodeFfnSupports(const FfnUnits& units);
+
+// As DecodeFfn for experts and more rows, with block-FP8 weights: once for up
+// to 64 rows of an expert.
+void WideFfn(const FfnUnits& units, Stream* stream);
+// Whether WideFfn takes these types and shapes.
+bool WideFfnSupports(const FfnUnits& units);
 
 // Streams the experts' weights once per unit; units of one expert are meant to
 // meet in L2. Any types, any sizes.

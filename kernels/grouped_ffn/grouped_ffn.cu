@@ -1,16 +1,19 @@
 // Chooses between decoding, streaming and tiles; the kernels are in
-// decode_ffn.cu, stream_ffn.cu and tile_ffn.cu.
+// decode_ffn.cu, wide_ffn.cu, stream_ffn.cu and tile_ffn.cu.
 #include "kernels/grouped_ffn/grouped_ffn.h"
 
 #include <algorithm>
 
 #include "kernels/cuda_stream.cuh"
+#include "kernels/grouped_ffn/combine.cuh"
 #include "kernels/grouped_ffn/ffn_kernels.cuh"
 #include "kernels/grouped_ffn/prompt_workspace.h"
 
 namespace ring::cuda {
 namespace {
 
+// From here on an expert often has several rows, and WideFfn is faster.
+constexpr int64_t kWideDecodeRows = 33;
 // More rows than this are a prompt's: tiles multiply faster.
 constexpr int64_t kMaxDecodeRows = 256;
 
@@ -55,13 +58,15 @@ void DenseFfn(const DenseFfnArgs& args, Stream* stream) {
   }
 }
 
-void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
-  if (args.rows == 0) return;
+namespace {
+
+// True: args.norm, if set, is done too.
+bool RunExperts(const GroupedFfnArgs& args, Stream* stream) {
   if (args.experts.empty()) {
     RING_CUDA_CHECK(cudaMemsetAsync(
         args.y, 0, args.rows * args.hidden * sizeof(float), stream->get()));
     if (args.shared != nullptr) DenseFfn(SharedFfn(args), stream);
-    return;
+    return false;
   }
   RING_CHECK_EQ(args.experts[0].gate.cols, args.hidden);
   FfnUnits units;
@@ -78,12 +83,31 @@ void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
   decoded.shared = args.shared;
   decoded.shared_begin = args.shared_begin;
   decoded.shared_rows = args.shared_rows;
-  if (args.rows <= kMaxDecodeRows && DecodeFfnSupports(decoded)) {
+  ResidualNormArgs norm;
+  if (args.norm != nullptr) {
+    norm = NormOf(args);
+    if (TakesNorm(norm)) decoded.norm = &norm;
+  }
+  const bool few = args.rows <= kMaxDecodeRows;
+  if (few && args.rows >= kWideDecodeRows && WideFfnSupports(decoded)) {
+    WideFfn(decoded, stream);
+    return decoded.norm != nullptr;
+  }
+  if (few && DecodeFfnSupports(decoded)) {
     DecodeFfn(decoded, stream);
-    return;
+    return decoded.norm != nullptr;
   }
   RunFfn(units, args.rows >= kMinPromptRows, stream);
   if (args.shared != nullptr) DenseFfn(SharedFfn(args), stream);
+  return false;
+}
+
+}  // namespace
+
+void GroupedFfn(const GroupedFfnArgs& args, Stream* stream) {
+  if (args.rows == 0) return;
+  if (RunExperts(args, stream)) return;
+  if (args.norm != nullptr) ResidualNorm(NormOf(args), stream);
 }
 
 }  // namespace ring::cuda

@@ -11,6 +11,7 @@
 namespace ring {
 
 class ThreadPool;
+struct ResidualNormArgs;
 
 // down(silu(gate(x)) * up(x))
 struct GatedMlpWeights {
@@ -61,6 +62,9 @@ struct GroupedFfnArgs {
   int64_t shared_rows = 0;
   int64_t shared_decode_rows = 0;  // of the shared rows, as in LinearArgs
   float* y = nullptr;  // [rows, hidden] fp32, overwritten (zero if no expert)
+  // If set, y becomes the one part of this ResidualNorm, of which residual,
+  // norm_weight, eps, normed and normed_dtype count, and is scratch.
+  const ResidualNormArgs* norm = nullptr;
   // The larger of GroupedFfnWorkspaceBytes(rows, top_k, hidden, inter, x_dtype,
   // num_experts) and DenseFfnWorkspaceBytes of the shared rows
   void* workspace = nullptr;
@@ -81,6 +85,9 @@ inline DenseFfnArgs SharedFfn(const GroupedFfnArgs& args) {
   dense.workspace = args.workspace;
   return dense;
 }
+
+// args.norm with y as its part.
+ResidualNormArgs NormOf(const GroupedFfnArgs& args);
 
 int64_t GroupedFfnWorkspaceBytes(int64_t rows, int top_k, int64_t hidden,
                                  int64_t inter, DType x_dtype,

@@ -7,6 +7,7 @@
 #include "kernels/grouped_ffn/swiglu.h"
 #include "kernels/linear/dot_product.h"
 #include "kernels/linear/scratch.h"
+#include "kernels/norm/residual_norm.h"
 
 namespace ring {
 namespace {
@@ -253,6 +254,19 @@ void cpu::GroupedFfn(const GroupedFfnArgs& args, ThreadPool* pool) {
     GroupedFfnRun(args, pool).Run();
   }
   if (args.shared != nullptr) DenseFfn(SharedFfn(args), pool);
+  if (args.norm != nullptr) ResidualNorm(NormOf(args), pool);
+}
+
+ResidualNormArgs NormOf(const GroupedFfnArgs& args) {
+  ResidualNormArgs norm = *args.norm;
+  norm.parts = args.y;
+  norm.parts_dtype = DType::kFloat32;
+  norm.num_parts = 1;
+  norm.part_stride = 0;
+  norm.rows = args.rows;
+  norm.cols = args.hidden;
+  norm.sum_of_squares = nullptr;
+  return norm;
 }
 
 }  // namespace ring

@@ -119,7 +119,10 @@ __global__ void __launch_bounds__(kThreads, 7)
   const int64_t first_row = segments.row_begin[segment];
   const int64_t slot_in = segments.state_in[segment];
   const int64_t slot_out = segments.state_out[segment];
-  if (row_count == 0) return;
+  if (row_count == 0) {
+    cudaGridDependencySynchronize();
+    return;
+  }
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
   const int my_row = threadIdx.x / kRowThreads;
@@ -130,8 +133,16 @@ __global__ void __launch_bounds__(kThreads, 7)
            my_column;
   };
 
-  float4 state[kPasses];
   const float* const in = state_at(slot_in < 0 ? 0 : slot_in);
+  // On its way while the kernel before still runs. L2 sees what others store.
+  if (threadIdx.x < kDim && slot_in >= 0) {
+    PrefetchToL2(state_at(slot_in) +
+                     (static_cast<int>(threadIdx.x) - my_row) * kDim -
+                     my_column,
+                 kColumns * sizeof(float));
+  }
+  cudaGridDependencySynchronize();
+  float4 state[kPasses];
 #pragma unroll
   for (int p = 0; p < kPasses; ++p) {
     state[p] = slot_in < 0 ? float4{}
@@ -194,8 +205,7 @@ template <typename T, int kDim>
 void Launch(const LightningAttentionArgs& args, Stream* stream) {
   const dim3 grid(static_cast<unsigned>(args.num_heads) * (kDim / kColumns),
                   static_cast<unsigned>(args.segments.num_decode_segments));
-  AdvanceStates<T, kDim><<<grid, kThreads, 0, stream->get()>>>(args);
-  CheckLaunch("AdvanceStates");
+  LaunchOverlapped(AdvanceStates<T, kDim>, grid, kThreads, 0, stream, args);
 }
 
 }  // namespace

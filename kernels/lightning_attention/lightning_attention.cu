@@ -17,6 +17,7 @@ template <typename T, typename Out>
 __global__ void __launch_bounds__(kFinishThreads)
     FinishRows(LightningAttentionArgs args) {
   __shared__ float shared[kFinishThreads / kWarp];
+  cudaTriggerProgrammaticLaunchCompletion();
   const int64_t row = blockIdx.x;
   const int segment = SegmentOfRow(args.segments, row);
   // Also where there is nothing to do: the next kernel waits for this one
@@ -76,8 +77,8 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
                   static_cast<unsigned>(std::max(args.groups, 1)));
   WithFloatType(args.qkv_dtype, [&](auto type) {
     WithFloatType(args.out_dtype, [&](auto out) {
-      LaunchDependent(FinishRows<decltype(type), decltype(out)>, grid,
-                      dim3(kFinishThreads), 0, stream, args);
+      LaunchOverlapped(FinishRows<decltype(type), decltype(out)>, grid,
+                       dim3(kFinishThreads), 0, stream, args);
     });
   });
 }

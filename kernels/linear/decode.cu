@@ -45,17 +45,28 @@ __global__ void __launch_bounds__(kRowWarps* kWarp)
   }
 }
 
+// One or two matrices that the same rows pass.
+struct FragmentArgs {
+  WeightMatrix w[2];
+  void* y[2];
+  const BFloat16* x;
+  int64_t rows;
+  unsigned first_blocks;  // those of w[0]; the others are w[1]'s
+};
+
 // A block's weight rows times up to 8 or 16 activation rows at a time; what a
 // pass reads again comes from L2.
-template <typename W, typename Y, int kTiles, int kGroups>
-__global__ void __launch_bounds__(kStreamThreads,
-                                  sizeof(W) == 1 && kTiles * kGroups == 4 ? 2
-                                                                          : 3)
-    StreamFragments(WeightMatrix w, RowBlock block) {
+template <typename W, typename Y, int kTiles, int kGroups, int kBlocksEach>
+__global__ void __launch_bounds__(kStreamThreads, kBlocksEach)
+    StreamFragments(const __grid_constant__ FragmentArgs args) {
   constexpr int kRows = kTiles * kFragmentRows;
+  constexpr int kTokens = kGroups * kGroupRows;
   __shared__ StreamPartial<kTiles, kGroups> partial;
   const int lane = threadIdx.x % kWarp;
-  const int64_t n = int64_t{blockIdx.x} * kRows;
+  const int second = blockIdx.x >= args.first_blocks ? 1 : 0;
+  const WeightMatrix& w = args.w[second];
+  const int64_t n =
+      int64_t{blockIdx.x - (second == 0 ? 0 : args.first_blocks)} * kRows;
   StreamRow<W> low[kTiles];
   StreamRow<W> high[kTiles];
 #pragma unroll
@@ -63,35 +74,32 @@ __global__ void __launch_bounds__(kStreamThreads,
     low[t] = StreamRowOf<W>(w, n + t * kFragmentRows + lane / 4);
     high[t] = StreamRowOf<W>(w, n + t * kFragmentRows + lane / 4 + 8);
   }
-  const float* scales[kTiles];
-#pragma unroll
-  for (int t = 0; t < kTiles; ++t) scales[t] = w.scales;
-  WeightStream<W, kTiles, kGroups == 1> stream(
-      low, high, scales, static_cast<int>(w.cols),
-      static_cast<int>(w.scale_col_offset));
+  constexpr bool kAhead = kGroups == 1 && kBlocksEach < 4;
+  using Weights = WeightStream<W, kTiles, kAhead>;
+  Weights stream(low, high, {w.scales, w.scales}, static_cast<int>(w.cols),
+                 static_cast<int>(w.scale_col_offset));
   stream.Begin();
   cudaTriggerProgrammaticLaunchCompletion();
   cudaGridDependencySynchronize();
-  constexpr int kTokens = kGroups * kGroupRows;
-  for (int64_t first = 0; first < block.rows; first += kTokens) {
+  for (int64_t first = 0; first < args.rows; first += kTokens) {
     const int count =
-        static_cast<int>(min(int64_t{kTokens}, block.rows - first));
+        static_cast<int>(min(int64_t{kTokens}, args.rows - first));
     const BFloat16* x[kGroups];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
       const int64_t i = first + min(g * kGroupRows + lane / 4, count - 1);
-      x[g] = static_cast<const BFloat16*>(block.x) + i * w.cols;
+      x[g] = args.x + i * w.cols;
     }
     float sums[kTiles][kGroups][4];
     stream.Multiply(x, sums);
-    if (first + kTokens < block.rows) stream.Begin();
+    if (first + kTokens < args.rows) stream.Begin();
     partial.Put(sums);
     __syncthreads();
     for (int o = threadIdx.x; o < count * kRows; o += kStreamThreads) {
       const int row = o % kRows;
       const int token = o / kRows;
       if (n + row < w.rows) {
-        static_cast<Y*>(block.y)[(first + token) * w.rows + n + row] =
+        static_cast<Y*>(args.y[second])[(first + token) * w.rows + n + row] =
             Narrow<Y>(partial.Get(token, row));
       }
     }
@@ -114,44 +122,67 @@ void LaunchStream(const WeightMatrix& w, const RowBlock& block,
 }
 
 template <typename W, int kTiles>
-void LaunchFragments(const LinearArgs& args, const RowBlock& block,
+void LaunchFragments(const LinearArgs& args, int64_t begin, int64_t end,
                      Stream* stream) {
-  const unsigned grid = Blocks(args.weight.rows, kTiles * kFragmentRows);
+  constexpr int kRows = kTiles * kFragmentRows;
+  const RowBlock block = RowsOf(args, begin, end);
+  FragmentArgs fragments = {};
+  fragments.w[0] = args.weight;
+  fragments.w[1] = args.also;
+  fragments.y[0] = block.y;
+  fragments.y[1] = RowsOf(AlsoOf(args), begin, end).y;
+  fragments.x = static_cast<const BFloat16*>(block.x);
+  fragments.rows = block.rows;
+  fragments.first_blocks = Blocks(args.weight.rows, kRows);
+  const unsigned grid = fragments.first_blocks + Blocks(args.also.rows, kRows);
   WithFloatType(args.y_dtype, [&](auto type) {
     using Y = decltype(type);
-    const auto kernel = block.rows <= kGroupRows
-                            ? StreamFragments<W, Y, kTiles, 1>
-                            : StreamFragments<W, Y, kTiles, 2>;
-    LaunchDependent(kernel, grid, kStreamThreads, 0, stream, args.weight,
-                    block);
+    // More blocks than are under way at a time: better one more each, without
+    // loads ahead, than a second turn for a few.
+    constexpr bool kNarrow = sizeof(W) == 1 && kTiles == 2;
+    const bool four = kNarrow && args.also.rows > 0;
+    const auto kernel = block.rows > kGroupRows ? StreamFragments < W, Y,
+               kTiles, 2,
+               kNarrow ? 2 : 3 >
+        : four ? StreamFragments<W, Y, kTiles, 1, 4>
+               : StreamFragments<W, Y, kTiles, 1, 3>;
+    LaunchOverlapped(kernel, grid, kStreamThreads, 0, stream, fragments);
   });
 }
 
 // Two tiles share the loads of activations; a small matrix is cut finer, so
 // that every multiprocessor has blocks enough.
 template <typename W>
-void LaunchFragments(const LinearArgs& args, const RowBlock& block,
+void LaunchFragments(const LinearArgs& args, int64_t begin, int64_t end,
                      Stream* stream) {
   constexpr int64_t kManyRows = 8192;
   if (args.weight.rows >= kManyRows) {
-    LaunchFragments<W, 2>(args, block, stream);
+    LaunchFragments<W, 2>(args, begin, end, stream);
   } else {
-    LaunchFragments<W, 1>(args, block, stream);
+    LaunchFragments<W, 1>(args, begin, end, stream);
   }
 }
 
 }  // namespace
 
+bool FragmentsTake(const LinearArgs& args) {
+  const auto takes = [&](const WeightMatrix& w) {
+    return w.rows == 0 || (FillsFragments(w) && w.cols == args.weight.cols &&
+                           w.dtype == args.weight.dtype);
+  };
+  return args.x_dtype == DType::kBFloat16 && args.weight.rows > 0 &&
+         takes(args.weight) && takes(args.also) &&
+         reinterpret_cast<uintptr_t>(args.x) % kWideBytes == 0;
+}
+
 void StreamLinear(const LinearArgs& args, int64_t begin, int64_t end,
                   Stream* stream) {
   if (begin == end) return;
-  if (args.x_dtype == DType::kBFloat16 && FillsFragments(args.weight) &&
-      reinterpret_cast<uintptr_t>(args.x) % kWideBytes == 0) {
-    const RowBlock block = RowsOf(args, begin, end);
+  if (FragmentsTake(args)) {
     if (args.weight.dtype == DType::kBFloat16) {
-      LaunchFragments<BFloat16>(args, block, stream);
+      LaunchFragments<BFloat16>(args, begin, end, stream);
     } else {
-      LaunchFragments<Float8E4M3>(args, block, stream);
+      LaunchFragments<Float8E4M3>(args, begin, end, stream);
     }
     return;
   }

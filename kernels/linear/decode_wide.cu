@@ -1,291 +1,352 @@
 // Decode rows in larger numbers times block-FP8 weights, which are widened, not
 // the rows narrowed.
 //
-// A block of 8 warps owns kRows weight rows and kTokens activation rows and
-// walks the columns in chunks of 128, a scale block; both factors wait in a
-// pipeline of shared memory, 16 bytes a copy. A warp owns kRowTiles tiles of 16
-// weight rows and kGroups groups of 8 activation rows, the 16 and the 8 of
-// mma.m16n8k16; the order of k within a chunk is that of fragment_stream.cuh. A
-// chunk's products start from zero, take its scale, and are added to the sums.
-// Bound: memory for up to about 64 rows, the tensor cores beyond. Shared
-// memory: kStages of kRows of 192 and kTokens of 272 bytes, up to 197 KiB.
+// wgmma with the weights as its 64 rows, in registers, and up to 256 activation
+// rows as its columns, in shared memory (wide_product.cuh). A block is two
+// warpgroups that multiply and a third of which one thread feeds a ring of
+// stages through the copy engine; a stage is a chunk of 128 columns, a scale
+// block. Large matrices: a warpgroup
+// owns 64 weight rows and takes all chunks (kSplit off). Small ones: both own
+// the same 64 rows and take the chunks in turn, so that more blocks share the
+// weights; their sums meet in shared memory. Two blocks form a cluster where
+// there are many activation rows: each fetches half of these for both.
+//
+// Shared memory: stages of 8 or 16 KiB of weights and 256 bytes an activation
+// row, up to 8 of them, 216 KiB at most. Bound: memory up to about 64 rows, the
+// tensor cores beyond.
 #include <algorithm>
 
 #include "kernels/cuda_stream.cuh"
-#include "kernels/linear/fragment_stream.cuh"
+#include "kernels/linear/device_matrix.cuh"
+#include "kernels/linear/hopper.cuh"
 #include "kernels/linear/linear_kernels.cuh"
+#include "kernels/linear/tensor_map.cuh"
+#include "kernels/linear/wide_product.cuh"
 
 namespace ring::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kColumns = static_cast<int>(kScaleBlock);  // of a chunk
-constexpr int kWeightPitch = kColumns + 64;  // bytes, free of bank conflicts
-constexpr int kTokenBytes = 2 * kColumns;
-constexpr int kTokenPitch = kTokenBytes + 16;
-constexpr int kUnit = kWideBytes;  // weights of a lane's load
-constexpr int kPairs = kUnit / 2;
-constexpr int kMaxSharedBytes = 227 << 10;
+constexpr int kWarpgroup = 128;
+constexpr int kGroups = 2;  // that multiply
+constexpr int kThreads = (kGroups + 1) * kWarpgroup;
+// Of 65,536 / kThreads at start, in units of 8.
+constexpr int kProducerRegisters = 40;
+constexpr int kConsumerRegisters = 232;
+constexpr int kRows = 64;  // of a warpgroup
+constexpr int kMaxTokens = 256;
+constexpr int kMaxStages = 8;
+constexpr int kSharedBytes = 217 << 10;
 
-// How a block's tile is shared out. kRowWarps warps lie along the weight rows.
-template <int kRowTiles, int kGroups, int kRowWarps>
-struct WideTile {
-  static constexpr int kRows = kRowTiles * kFragmentRows * kRowWarps;
-  static constexpr int kTokens = kGroups * kGroupRows * (kWarps / kRowWarps);
-  static constexpr int kStageBytes =
-      kRows * kWeightPitch + kTokens * kTokenPitch;
-  static constexpr int kStages = std::min(8, kMaxSharedBytes / kStageBytes);
+struct WideArgs {
+  CUtensorMap x;     // [rows, cols]
+  CUtensorMap w[2];  // [rows, cols]
+  const float* scales[2];
+  const int32_t* row_scale[2];
+  int64_t scale_cols[2];
+  void* y[2];
+  int outputs[2];    // rows of w
+  int first_blocks;  // of w[0]
+  int tokens;
+  int chunks;
 };
 
-__device__ __forceinline__ void CopyAsync(char* to, const char* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from)
-               : "memory");
-}
+template <int kTokens, bool kSplit, int kCluster>
+struct WideTile {
+  static constexpr int kBlockRows = kSplit ? kRows : kGroups * kRows;
+  static constexpr int kWeightBytes = kBlockRows * kChunkColumns;
+  static constexpr int kTokenBytes = kTokens * kChunkColumns * 2;
+  static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
+  static constexpr int kStages =
+      std::min(kMaxStages, kSharedBytes / kStageBytes);
+  // Those of one launch of wgmma, and how many of these.
+  static constexpr int kProductTokens = std::min(kTokens, 128);
+  static constexpr int kProducts = kTokens / kProductTokens;
+  static constexpr int kSums = kProductTokens / 2;  // a thread's, of a product
+};
 
-// 16 weights as pairs of bf16 of the same value.
-__device__ __forceinline__ void WidenWeights(const char* from,
-                                             uint32_t (&pairs)[kPairs]) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(from);
-  const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const __half2_raw narrow = __nv_cvt_fp8x2_to_halfraw2(
-        static_cast<__nv_fp8x2_storage_t>(words[i / 2] >> (16 * (i % 2))),
-        __NV_E4M3);
-    const float2 wide = __half22float2(__half2(narrow));
-    // Both values have at most 4 significant bits: the upper halves.
-    pairs[i] =
-        __byte_perm(__float_as_uint(wide.x), __float_as_uint(wide.y), 0x7632);
-  }
-}
+struct Barriers {
+  uint64_t full[kMaxStages];
+  uint64_t empty[kMaxStages];
+};
 
-template <int kRowTiles, int kGroups, int kRowWarps>
-__global__ void __launch_bounds__(kThreads, 1)
-    MultiplyWide(WeightMatrix w, RowBlock block, bool narrow) {
-  using Tile = WideTile<kRowTiles, kGroups, kRowWarps>;
-  extern __shared__ __align__(128) char shared[];
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  const int64_t n0 = int64_t{blockIdx.x} * Tile::kRows;
-  const int64_t token0 = int64_t{blockIdx.y} * Tile::kTokens;
-  const int chunks = static_cast<int>(w.cols / kColumns);
-  cudaTriggerProgrammaticLaunchCompletion();
-
+// One thread: fills the stages, those of weights before it waits for the rows.
+template <typename Tile, int kTokens, int kCluster>
+__device__ void Produce(const WideArgs& args, char* stages, Barriers* barriers,
+                        int matrix, int row) {
+  constexpr int kShare = kTokens / kCluster;
+  const uint32_t rank = kCluster > 1 ? ClusterRank() : 0;
   const auto copy_weights = [&](int chunk) {
-    char* const to = shared + chunk % Tile::kStages * Tile::kStageBytes;
-    constexpr int kUnits = kColumns / kWideBytes;
-#pragma unroll
-    for (int u = threadIdx.x; u < Tile::kRows * kUnits; u += kThreads) {
-      const int row = u / kUnits;
-      const int byte = u % kUnits * kWideBytes;
-      const int64_t n = min(n0 + row, w.rows - 1);
-      CopyAsync(to + row * kWeightPitch + byte,
-                static_cast<const char*>(w.data) + n * w.row_stride +
-                    chunk * kColumns + byte);
-    }
+    const StageAt<Tile::kStages> at(chunk);
+    ArriveExpecting(&barriers->full[at.slot], Tile::kStageBytes);
+    CopyTile(&args.w[matrix], chunk * kChunkColumns, row,
+             stages + at.slot * Tile::kStageBytes, &barriers->full[at.slot]);
   };
   const auto copy_tokens = [&](int chunk) {
-    char* const to = shared + chunk % Tile::kStages * Tile::kStageBytes +
-                     Tile::kRows * kWeightPitch;
-    constexpr int kUnits = kTokenBytes / kWideBytes;
+    const StageAt<Tile::kStages> at(chunk);
+    char* const to = stages + at.slot * Tile::kStageBytes + Tile::kWeightBytes;
 #pragma unroll
-    for (int u = threadIdx.x; u < Tile::kTokens * kUnits; u += kThreads) {
-      const int token = u / kUnits;
-      const int byte = u % kUnits * kWideBytes;
-      const int64_t row = min(token0 + token, block.rows - 1);
-      CopyAsync(to + token * kTokenPitch + byte,
-                static_cast<const char*>(block.x) + row * w.cols * 2 +
-                    chunk * kTokenBytes + byte);
+    for (int slab = 0; slab < kChunkSlabs; ++slab) {
+      char* const part = to + (slab * kTokens + rank * kShare) * kSlabRowBytes;
+      const int column = chunk * kChunkColumns + slab * kSlabColumns;
+      if constexpr (kCluster > 1) {
+        CopyTileToCluster(&args.x, column, static_cast<int>(rank) * kShare,
+                          part, &barriers->full[at.slot], (1 << kCluster) - 1);
+      } else {
+        CopyTile(&args.x, column, 0, part, &barriers->full[at.slot]);
+      }
     }
   };
-  const auto commit = [] {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-  };
-
-  constexpr int kAhead = Tile::kStages - 1;
-  for (int c = 0; c < min(kAhead, chunks); ++c) copy_weights(c);
+  const int early = min(args.chunks, Tile::kStages);
+  for (int chunk = 0; chunk < early; ++chunk) copy_weights(chunk);
   cudaGridDependencySynchronize();
-  for (int c = 0; c < kAhead; ++c) {
-    if (c < chunks) copy_tokens(c);
-    commit();
+  for (int chunk = 0; chunk < early; ++chunk) copy_tokens(chunk);
+  for (int chunk = early; chunk < args.chunks; ++chunk) {
+    const StageAt<Tile::kStages> at(chunk);
+    WaitBarrier(&barriers->empty[at.slot], at.parity ^ 1);
+    copy_weights(chunk);
+    copy_tokens(chunk);
   }
+}
 
-  // This lane's rows of the weights and where their scales are.
-  const int tile_row = warp % kRowWarps * kRowTiles * kFragmentRows + lane / 4;
-  const int tile_token = warp / kRowWarps * kGroups * kGroupRows;
-  const float* scales[kRowTiles][2];
-#pragma unroll
-  for (int t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t n =
-          min(n0 + tile_row + t * kFragmentRows + half * 8, w.rows - 1);
-      scales[t][half] = w.scales + w.row_scale[n] * w.scale_cols +
-                        w.scale_col_offset / kScaleBlock;
+template <int kTokens, bool kSplit, int kCluster>
+__global__ void __launch_bounds__(kThreads, 1)
+    MultiplyWide(const __grid_constant__ WideArgs args, bool narrow) {
+  using Tile = WideTile<kTokens, kSplit, kCluster>;
+  extern __shared__ char memory[];
+  __shared__ Barriers barriers;
+  char* const stages = memory + (1024 - SharedAddress(memory) % 1024) % 1024;
+  const int matrix = static_cast<int>(blockIdx.x) >= args.first_blocks ? 1 : 0;
+  const int first_row =
+      (static_cast<int>(blockIdx.x) - (matrix == 0 ? 0 : args.first_blocks)) *
+      Tile::kBlockRows;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < Tile::kStages; ++s) {
+      InitBarrier(&barriers.full[s], 1);
+      // The warps of whoever reads a stage.
+      InitBarrier(&barriers.empty[s],
+                  kCluster * (kSplit ? 1 : kGroups) * (kWarpgroup / kWarp));
     }
+    FenceBarrierInit();
   }
-  float sums[kRowTiles][kGroups][4] = {};
-  for (int c = 0; c < chunks; ++c) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kAhead - 1) : "memory");
+  if constexpr (kCluster > 1) {
+    ClusterBarrier();
+  } else {
     __syncthreads();
-    if (c + kAhead < chunks) {
-      copy_weights(c + kAhead);
-      copy_tokens(c + kAhead);
+  }
+  cudaTriggerProgrammaticLaunchCompletion();
+  // Known to the compiler to be the same in a warp.
+  const int warp = __shfl_sync(kAllLanes, threadIdx.x / kWarp, 0);
+  const int lane = threadIdx.x % kWarp;
+  const int group = warp / (kWarpgroup / kWarp);
+  if (group == kGroups) {
+    GiveRegisters<kProducerRegisters>();
+    if (threadIdx.x == kGroups * kWarpgroup) {
+      Produce<Tile, kTokens, kCluster>(args, stages, &barriers, matrix,
+                                       first_row);
     }
-    commit();
-    float scale[kRowTiles][2];
+    __syncwarp();
+    if constexpr (kCluster > 1) ClusterBarrier();
+    return;
+  }
+  TakeRegisters<kConsumerRegisters>();
+
+  // This lane's two rows, 8 apart, and where their weights and scales are.
+  const int tile_row = (kSplit ? 0 : group * kRows) +
+                       warp % (kWarpgroup / kWarp) * 16 + lane / 4;
+  const float* scales[2];
 #pragma unroll
-    for (int t = 0; t < kRowTiles; ++t) {
-      scale[t][0] = scales[t][0][c];
-      scale[t][1] = scales[t][1][c];
+  for (int h = 0; h < 2; ++h) {
+    const int n = min(first_row + tile_row + 8 * h, args.outputs[matrix] - 1);
+    scales[h] = args.scales[matrix] +
+                args.row_scale[matrix][n] * args.scale_cols[matrix];
+  }
+  const int swizzle = tile_row % 8;
+  const uint32_t token_tiles = SharedAddress(stages) + Tile::kWeightBytes;
+  float sums[Tile::kProducts][Tile::kSums];
+#pragma unroll
+  for (int p = 0; p < Tile::kProducts; ++p) {
+#pragma unroll
+    for (int i = 0; i < Tile::kSums; ++i) sums[p][i] = 0;
+  }
+  constexpr int kStride = kSplit ? kGroups : 1;
+  RowScale low, high;
+  float next[2] = {};
+  const int first_chunk = kSplit ? group : 0;
+  if (first_chunk < args.chunks) {
+    next[0] = scales[0][first_chunk];
+    next[1] = scales[1][first_chunk];
+  }
+  for (int chunk = first_chunk; chunk < args.chunks; chunk += kStride) {
+    const StageAt<Tile::kStages> at(chunk);
+    low.Enter(next[0]);
+    high.Enter(next[1]);
+    if (chunk + kStride < args.chunks) {
+      next[0] = scales[0][chunk + kStride];
+      next[1] = scales[1][chunk + kStride];
     }
-    const char* const stage = shared + c % Tile::kStages * Tile::kStageBytes;
-    const char* const weights =
-        stage + tile_row * kWeightPitch + lane % 4 * kWideBytes;
-    const char* const tokens = stage + Tile::kRows * kWeightPitch +
-                               (tile_token + lane / 4) * kTokenPitch +
-                               lane % 4 * kUnit * 2;
-    float part[kRowTiles][kGroups][4] = {};
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      constexpr int kHalfBytes = kColumns / 2;
-      uint32_t low[kRowTiles][kPairs];
-      uint32_t high[kRowTiles][kPairs];
-#pragma unroll
-      for (int t = 0; t < kRowTiles; ++t) {
-        const char* const from =
-            weights + t * kFragmentRows * kWeightPitch + half * kHalfBytes;
-        WidenWeights(from, low[t]);
-        WidenWeights(from + 8 * kWeightPitch, high[t]);
-      }
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-        uint32_t b[kPairs];
-#pragma unroll
-        for (int i = 0; i < kPairs / 4; ++i) {
-          const uint4 raw = *reinterpret_cast<const uint4*>(
-              tokens + g * kGroupRows * kTokenPitch + half * kTokenBytes / 2 +
-              16 * i);
-          b[4 * i] = raw.x;
-          b[4 * i + 1] = raw.y;
-          b[4 * i + 2] = raw.z;
-          b[4 * i + 3] = raw.w;
-        }
-#pragma unroll
-        for (int i = 0; i < kPairs; i += 2) {
-#pragma unroll
-          for (int t = 0; t < kRowTiles; ++t) {
-            MultiplyFragment(
-                {low[t][i], high[t][i], low[t][i + 1], high[t][i + 1]},
-                {b[i], b[i + 1]}, part[t][g]);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int t = 0; t < kRowTiles; ++t) {
-#pragma unroll
-      for (int g = 0; g < kGroups; ++g) {
-#pragma unroll
-        for (int v = 0; v < 4; ++v) {
-          sums[t][g][v] = fmaf(scale[t][v / 2], part[t][g][v], sums[t][g][v]);
-        }
+    Rescale(low.ratio, high.ratio, sums);
+    WaitBarrier(&barriers.full[at.slot], at.parity);
+    const char* const weights = stages + at.slot * Tile::kStageBytes +
+                                tile_row * kChunkColumns + lane % 4 * 2;
+    const uint32_t tokens = token_tiles + at.slot * Tile::kStageBytes;
+    MultiplyChunk<(kTokens > 128)>(weights, weights + 8 * kChunkColumns,
+                                   swizzle, tokens, kTokens * kSlabRowBytes,
+                                   low.factor, high.factor, true, sums);
+    if (lane < kCluster) {
+      if constexpr (kCluster > 1) {
+        ArriveAt(&barriers.empty[at.slot], lane);
+      } else {
+        ArriveAt(&barriers.empty[at.slot], 0);
       }
     }
   }
-
+  Rescale(low.sums, high.sums, sums);
+  if constexpr (kSplit) {
+    // All stages have been read: the odd chunks' sums take their place.
+    asm volatile("bar.sync 1, %0;" ::"n"(kGroups * kWarpgroup) : "memory");
+    float* const meet =
+        reinterpret_cast<float*>(stages) + threadIdx.x % kWarpgroup;
 #pragma unroll
-  for (int t = 0; t < kRowTiles; ++t) {
+    for (int p = 0; p < Tile::kProducts; ++p) {
 #pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
+      for (int i = 0; i < Tile::kSums; ++i) {
+        if (group == 1) meet[(p * Tile::kSums + i) * kWarpgroup] = sums[p][i];
+      }
+    }
+    asm volatile("bar.sync 1, %0;" ::"n"(kGroups * kWarpgroup) : "memory");
 #pragma unroll
-      for (int v = 0; v < 4; ++v) {
-        const int64_t n = n0 + tile_row + t * kFragmentRows + v / 2 * 8;
-        const int64_t token =
-            token0 + tile_token + g * kGroupRows + lane % 4 * 2 + v % 2;
-        if (n >= w.rows || token >= block.rows) continue;
-        const int64_t at = token * w.rows + n;
+    for (int p = 0; p < Tile::kProducts; ++p) {
+#pragma unroll
+      for (int i = 0; i < Tile::kSums; ++i) {
+        if (group == 0) sums[p][i] += meet[(p * Tile::kSums + i) * kWarpgroup];
+      }
+    }
+  }
+  if (!kSplit || group == 0) {
+    const int outputs = args.outputs[matrix];
+#pragma unroll
+    for (int p = 0; p < Tile::kProducts; ++p) {
+#pragma unroll
+      for (int i = 0; i < Tile::kSums; ++i) {
+        const int n = first_row + tile_row + i / 2 % 2 * 8;
+        const int token =
+            p * Tile::kProductTokens + i / 4 * 8 + lane % 4 * 2 + i % 2;
+        if (n >= outputs || token >= args.tokens) continue;
+        const int64_t to = int64_t{token} * outputs + n;
         if (narrow) {
-          static_cast<BFloat16*>(block.y)[at] = Narrow<BFloat16>(sums[t][g][v]);
+          static_cast<BFloat16*>(args.y[matrix])[to] =
+              Narrow<BFloat16>(sums[p][i]);
         } else {
-          static_cast<float*>(block.y)[at] = sums[t][g][v];
+          static_cast<float*>(args.y[matrix])[to] = sums[p][i];
         }
       }
     }
   }
+  // A block must not end while its peer may still write to its memory.
+  if constexpr (kCluster > 1) ClusterBarrier();
 }
 
-template <int kRowTiles, int kGroups, int kRowWarps>
-void Launch(const LinearArgs& args, const RowBlock& block, Stream* stream) {
-  using Tile = WideTile<kRowTiles, kGroups, kRowWarps>;
-  const auto kernel = MultiplyWide<kRowTiles, kGroups, kRowWarps>;
-  RING_CUDA_CHECK(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes));
-  const dim3 grid(Blocks(args.weight.rows, Tile::kRows),
-                  Blocks(block.rows, Tile::kTokens));
-  LaunchDependent(kernel, grid, kThreads, Tile::kStages * Tile::kStageBytes,
-                  stream, args.weight, block, args.y_dtype == DType::kBFloat16);
-}
-
-int NumMultiprocessors() {
-  int device = 0;
-  int value = 0;
-  RING_CUDA_CHECK(cudaGetDevice(&device));
-  RING_CUDA_CHECK(
-      cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device));
-  return value;
-}
-
-// The number of weight rows of a block: many share the activations' traffic,
-// few keep all multiprocessors busy.
-int ChooseRows(int64_t weight_rows, int64_t token_tiles) {
-  static const int multiprocessors = NumMultiprocessors();
-  int best = 0;
-  double least = 0;
-  for (const auto& [rows, cost] : {std::pair{128, 1.0}, {64, 1.1}, {32, 1.4}}) {
-    const int64_t blocks = (weight_rows + rows - 1) / rows * token_tiles;
-    const int64_t waves = (blocks + multiprocessors - 1) / multiprocessors;
-    const double total = static_cast<double>(waves * rows) * cost;
-    if (best == 0 || total < least) {
-      best = rows;
-      least = total;
-    }
+template <int kTokens, bool kSplit, int kCluster>
+void Launch(const LinearArgs& linear, const RowBlock& block, Stream* stream) {
+  using Tile = WideTile<kTokens, kSplit, kCluster>;
+  WideArgs args = {};
+  const WeightMatrix& first = linear.weight;
+  args.x = MakeMap({block.x, DType::kBFloat16, first.cols, block.rows,
+                    first.cols, kTokens / kCluster});
+  const RowBlock also =
+      RowsOf(AlsoOf(linear), 0, 0);  // its y alone: see the caller
+  unsigned blocks[2] = {};
+  for (int m = 0; m < 2; ++m) {
+    const WeightMatrix& w = m == 0 ? linear.weight : linear.also;
+    if (w.rows == 0) continue;
+    args.w[m] = MakeMap(
+        {w.data, w.dtype, w.cols, w.rows, w.row_stride, Tile::kBlockRows});
+    args.scales[m] = w.scales + w.scale_col_offset / kScaleBlock;
+    args.row_scale[m] = w.row_scale;
+    args.scale_cols[m] = w.scale_cols;
+    args.outputs[m] = static_cast<int>(w.rows);
+    blocks[m] = Blocks(w.rows, Tile::kBlockRows);
   }
-  return best;
+  args.y[0] = block.y;
+  args.y[1] = also.y;
+  // Blocks of a cluster belong to one matrix.
+  args.first_blocks =
+      static_cast<int>((blocks[0] + kCluster - 1) / kCluster * kCluster);
+  args.tokens = static_cast<int>(block.rows);
+  args.chunks = static_cast<int>(first.cols / kChunkColumns);
+  const unsigned grid = static_cast<unsigned>(args.first_blocks) +
+                        (blocks[1] + kCluster - 1) / kCluster * kCluster;
+
+  const auto kernel = MultiplyWide<kTokens, kSplit, kCluster>;
+  RING_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           kSharedBytes + 1024));
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = kCluster;
+  attributes[1].val.clusterDim.y = 1;
+  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = Tile::kStages * Tile::kStageBytes + 1024;
+  config.stream = stream->get();
+  config.attrs = attributes;
+  config.numAttrs = kCluster > 1 ? 2 : 1;
+  RING_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args,
+                                     linear.y_dtype == DType::kBFloat16));
+}
+
+// Few blocks of two row tiles would leave half of the multiprocessors idle.
+bool Splits(const LinearArgs& args) {
+  constexpr int64_t kFewRows = 66 * kGroups * kRows;
+  return args.weight.rows + args.also.rows <= kFewRows;
+}
+
+template <int kTokens, int kCluster>
+void LaunchTokens(const LinearArgs& args, const RowBlock& block,
+                  Stream* stream) {
+  if (Splits(args)) {
+    Launch<kTokens, true, kCluster>(args, block, stream);
+  } else {
+    Launch<kTokens, false, kCluster>(args, block, stream);
+  }
 }
 
 void LaunchWide(const LinearArgs& args, const RowBlock& block, Stream* stream) {
-  constexpr int64_t kFewRows = 32;
-  constexpr int64_t kManyRows = 128;
-  const bool few = block.rows <= kFewRows;
-  const int rows = ChooseRows(
-      args.weight.rows, few ? 1 : (block.rows + kManyRows - 1) / kManyRows);
-  if (few) {
-    if (rows == 128) return Launch<2, 2, 4>(args, block, stream);
-    if (rows == 64) return Launch<2, 1, 2>(args, block, stream);
-    return Launch<1, 1, 2>(args, block, stream);
-  }
-  if (rows == 128) return Launch<2, 8, 4>(args, block, stream);
-  if (rows == 64) return Launch<2, 4, 2>(args, block, stream);
-  return Launch<2, 2, 1>(args, block, stream);
+  if (block.rows <= 16) return LaunchTokens<16, 1>(args, block, stream);
+  if (block.rows <= 32) return LaunchTokens<32, 1>(args, block, stream);
+  if (block.rows <= 64) return LaunchTokens<64, 2>(args, block, stream);
+  if (block.rows <= 128) return LaunchTokens<128, 2>(args, block, stream);
+  LaunchTokens<256, 2>(args, block, stream);
 }
 
 }  // namespace
 
 bool WideTakes(const LinearArgs& args) {
-  const WeightMatrix& w = args.weight;
-  return args.x_dtype == DType::kBFloat16 && w.dtype == DType::kFloat8E4M3 &&
-         AllowsWideLoads(w) && w.cols % kColumns == 0 &&
-         w.scale_col_offset % kColumns == 0 &&
+  const auto takes = [&](const WeightMatrix& w) {
+    return w.rows == 0 ||
+           (w.dtype == DType::kFloat8E4M3 && w.cols == args.weight.cols &&
+            AllowsWideLoads(w) && w.cols % kChunkColumns == 0 &&
+            w.rows < (int64_t{1} << 30) &&
+            w.scale_col_offset % kChunkColumns == 0);
+  };
+  return args.x_dtype == DType::kBFloat16 && args.weight.rows > 0 &&
+         args.weight.cols > 0 && takes(args.weight) && takes(args.also) &&
          reinterpret_cast<uintptr_t>(args.x) % kWideBytes == 0;
 }
 
 void StreamManyRows(const LinearArgs& args, int64_t begin, int64_t end,
                     Stream* stream) {
-  LaunchWide(args, RowsOf(args, begin, end), stream);
+  for (int64_t row = begin; row < end; row += kMaxTokens) {
+    const int64_t count = std::min<int64_t>(kMaxTokens, end - row);
+    LinearArgs part = args;
+    part.also_y =
+        args.also.rows > 0 ? RowsOf(AlsoOf(args), row, row + count).y : nullptr;
+    LaunchWide(part, RowsOf(args, row, row + count), stream);
+  }
 }
 
 }  // namespace ring::cuda

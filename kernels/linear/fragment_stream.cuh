@@ -73,17 +73,6 @@ __device__ inline StreamRow<W> StreamRowOf(const WeightMatrix& w, int64_t n) {
   return row;
 }
 
-// 16 bytes that no other block of this multiprocessor will read, with the rest
-// of their cache line on the way.
-__device__ __forceinline__ uint4 LoadWeights(const void* from) {
-  uint4 v;
-  asm volatile(
-      "ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-      : "l"(from));
-  return v;
-}
-
 // 16 bytes of weights as pairs of bf16, those of e4m3 times 2^-120.
 template <typename W>
 __device__ __forceinline__ void UnpackWeights(
@@ -126,14 +115,18 @@ class WeightStream {
   static constexpr int kUnit = StreamStep<W>::kUnit;
   static constexpr int kColumns = StreamStep<W>::kColumns;
   static constexpr int kPairs = kUnit / 2;
+  static constexpr int kTurn = kStreamWarps * kColumns;  // of a block
 
-  // low[t], high[t]: rows lane / 4 and lane / 4 + 8 of tile t, a part of the
-  // matrix with scales[t].
+  // low[t], high[t]: rows lane / 4 and lane / 4 + 8 of tile t, of a matrix with
+  // scales[t]; those of a single tile may be of two matrices, scales[0] and
+  // scales[1].
   __device__ WeightStream(const StreamRow<W> (&low)[kTiles],
                           const StreamRow<W> (&high)[kTiles],
-                          const float* const (&scales)[kTiles], int cols,
+                          const float* const (&scales)[2], int cols,
                           int scale_col_offset)
-      : cols_(cols), scale_col_offset_(scale_col_offset) {
+      : scales_{scales[0], scales[1]},
+        cols_(cols),
+        scale_col_offset_(scale_col_offset) {
     const int unit = threadIdx.x % 4 * kUnit;
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -141,7 +134,6 @@ class WeightStream {
       rows_[t][1] = high[t];
       rows_[t][0].data += unit;
       rows_[t][1].data += unit;
-      scales_[t] = scales[t];
     }
   }
 
@@ -166,7 +158,7 @@ class WeightStream {
     const int unit = threadIdx.x % 4 * kUnit;
     // Two steps a turn spare the copies of registers; more warps fit without.
 #pragma unroll(kAhead&& kGroups > 1 ? 2 : 1)
-    for (int k = k_; k < cols_; k += kStreamWarps * kColumns) {
+    for (int k = k_; k < cols_; k += kTurn) {
       uint4 raw[kTiles][2];
       if (!kAhead && k != k_) Fetch(k, next_);
 #pragma unroll
@@ -186,7 +178,7 @@ class WeightStream {
           b[g][4 * i + 3] = v.w;
         }
       }
-      const int following = k + kStreamWarps * kColumns;
+      const int following = k + kTurn;
       if (kAhead && following < cols_) Fetch(following, next_);
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
@@ -199,8 +191,8 @@ class WeightStream {
         if constexpr (sizeof(W) == 1) {
           const int block =
               (scale_col_offset_ + k) / static_cast<int>(kScaleBlock);
-          low_scale = 0x1p56f * scales_[t][rows_[t][0].scales + block];
-          high_scale = 0x1p56f * scales_[t][rows_[t][1].scales + block];
+          low_scale = 0x1p56f * ScaleOf(t, 0, block);
+          high_scale = 0x1p56f * ScaleOf(t, 1, block);
         }
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
@@ -223,6 +215,9 @@ class WeightStream {
   }
 
  private:
+  __device__ __forceinline__ float ScaleOf(int t, int half, int block) const {
+    return scales_[kTiles == 1 ? half : t][rows_[t][half].scales + block];
+  }
   __device__ __forceinline__ void Fetch(int k, uint4 (&to)[kTiles][2]) {
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
@@ -235,7 +230,7 @@ class WeightStream {
   }
 
   StreamRow<W> rows_[kTiles][2];
-  const float* scales_[kTiles];
+  const float* scales_[2];
   const int cols_;
   const int scale_col_offset_;
   int k_ = 0;

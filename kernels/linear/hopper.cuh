@@ -9,12 +9,9 @@
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
+#include "kernels/tensor_core.cuh"
 
 namespace ring::cuda {
-
-__device__ inline uint32_t SharedAddress(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // The same place in the shared memory of another block of the cluster.
 __device__ inline uint32_t PeerAddress(uint32_t address, uint32_t rank) {
@@ -103,6 +100,15 @@ __device__ inline void CopyTileToCluster(const CUtensorMap* map, int x, int y,
       "bytes.multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(
           SharedAddress(to)),
       "l"(map), "r"(x), "r"(y), "r"(SharedAddress(barrier)), "h"(mask)
+      : "memory");
+}
+
+__device__ inline void CopyTile(const CUtensorMap* map, int x, int y, void* to,
+                                uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::"
+      "bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(SharedAddress(to)),
+      "l"(map), "r"(x), "r"(y), "r"(SharedAddress(barrier))
       : "memory");
 }
 

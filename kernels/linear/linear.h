@@ -20,7 +20,27 @@ struct LinearArgs {
   WeightMatrix weight;              // [out, in]
   void* y = nullptr;                // [rows, weight.rows], may not overlap x
   DType y_dtype = DType::kFloat32;  // fp32, or bf16 rounded once at the end
+
+  // Another matrix for the same rows: also_y = x also^T, as a second call would
+  // give it but for the order of additions. Empty: none. Decode rows may take
+  // one launch for both.
+  WeightMatrix also;       // [also out, in]
+  void* also_y = nullptr;  // [rows, also.rows] of y_dtype
 };
+
+// The two halves as calls of their own.
+inline LinearArgs WithoutAlso(const LinearArgs& args) {
+  LinearArgs first = args;
+  first.also = {};
+  first.also_y = nullptr;
+  return first;
+}
+inline LinearArgs AlsoOf(const LinearArgs& args) {
+  LinearArgs second = WithoutAlso(args);
+  second.weight = args.also;
+  second.y = args.also_y;
+  return second;
+}
 
 // Products accumulate in fp32. bf16 x bf16 products are exact; fp8 weights are
 // decoded and scaled per 128 columns in fp32. bf16 activations against fp8

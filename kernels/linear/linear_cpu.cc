@@ -90,6 +90,11 @@ void Linear(const LinearArgs& args, ThreadPool* pool) {
   RING_CHECK(args.y_dtype == DType::kFloat32 ||
              args.y_dtype == DType::kBFloat16)
       << Name(args.y_dtype);
+  if (args.also.rows > 0) {
+    Linear(WithoutAlso(args), pool);
+    Linear(AlsoOf(args), pool);
+    return;
+  }
   if (args.rows == 0 || args.weight.rows == 0) return;
   const int64_t prompt_rows = args.rows - args.decode_rows;
   if (prompt_rows >= kDnnlMinRows && PrefersLibrary(args)) {

@@ -29,11 +29,13 @@ inline RowBlock RowsOf(const LinearArgs& args, int64_t begin, int64_t end) {
 
 // decode.cu: rows [begin, end) with the weights streamed once for every few
 // rows. Any types, any sizes; a row's bits do not depend on the other rows.
+// `also` is multiplied too if FragmentsTake(args); it is to be empty if not.
 void StreamLinear(const LinearArgs& args, int64_t begin, int64_t end,
                   Stream* stream);
+bool FragmentsTake(const LinearArgs& args);
 
 // decode_wide.cu: as StreamLinear, for more rows than pass it at once.
-// WideTakes says whether for these types and shapes.
+// WideTakes says whether for these types and shapes, those of `also` included.
 void StreamManyRows(const LinearArgs& args, int64_t begin, int64_t end,
                     Stream* stream);
 bool WideTakes(const LinearArgs& args);

@@ -22,14 +22,13 @@
 // Bound: tensor cores; with few rows a matrix, the bandwidth to read w.
 #include "kernels/linear/tensor_gemm.h"
 
-#include <cudaTypedefs.h>
-
 #include <algorithm>
 
 #include "kernels/cuda_math.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/linear/tensor_gemm_feed.cuh"
 #include "kernels/linear/tensor_gemm_store.cuh"
+#include "kernels/linear/tensor_map.cuh"
 
 namespace ring::cuda {
 namespace tensor_gemm {
@@ -281,57 +280,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kThreads, 1)
 
 // ---- Launching.
 
-// The driver's function, found without linking the driver.
-PFN_cuTensorMapEncodeTiled_v12000 TensorMapEncoder() {
-  static const auto encoder = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    RING_CUDA_CHECK(cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found));
-    RING_CHECK(found == cudaDriverEntryPointSuccess);
-    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  }();
-  return encoder;
-}
-
-// [matrices, rows, cols] of `dtype`, fetched in boxes of box_rows rows of
-// kStepBytes. Two dimensions if `matrices` is 0.
-struct MapArgs {
-  const void* data;
-  DType dtype;
-  int64_t cols;
-  int64_t rows;
-  int64_t row_stride;  // elements
-  int box_rows;
-  int64_t matrices = 0;
-  int64_t matrix_stride = 0;  // bytes
-};
-
-CUtensorMap MakeMap(const MapArgs& args) {
-  const int64_t element = static_cast<int64_t>(SizeOf(args.dtype));
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(args.cols),
-                               static_cast<cuuint64_t>(args.rows),
-                               static_cast<cuuint64_t>(args.matrices)};
-  const cuuint64_t strides[2] = {
-      static_cast<cuuint64_t>(args.row_stride * element),
-      static_cast<cuuint64_t>(args.matrix_stride)};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(kStepBytes / element),
-                             static_cast<cuuint32_t>(args.box_rows), 1};
-  const cuuint32_t steps[3] = {1, 1, 1};
-  CUtensorMap map;
-  const CUresult result = TensorMapEncoder()(
-      &map,
-      element == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8
-                   : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-      args.matrices == 0 ? 2 : 3, const_cast<void*>(args.data), sizes, strides,
-      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  RING_CHECK(result == CUDA_SUCCESS)
-      << "tensor map of " << args.matrices << " x " << args.rows << " x "
-      << args.cols << ", row stride " << args.row_stride << ": error "
-      << static_cast<int>(result);
-  return map;
-}
+static_assert(kStepBytes == kMapRowBytes);
 
 void SetHalf(const MatrixGroup& group, int box_rows, int half,
              KernelArgs* args) {

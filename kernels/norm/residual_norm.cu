@@ -1,8 +1,10 @@
 // A block owns one row and adds the parts in order. AddAndNormQuads, for rows
-// of up to 4,096 columns: a thread owns two times four columns and keeps them
-// in registers. AddAndNorm, for others: each thread keeps its sum of squares,
-// and the row is scaled in a second pass over what then lies in L1. Bound:
-// memory, parts and residual read once, residual and normed written.
+// of up to 4,096 columns: a thread owns two times 4 and keeps them in
+// registers. AddAndNorm, for others: each thread keeps its sum of squares, and
+// the row is scaled in a second pass over what then lies in L1. Bound: latency
+// for few rows; for many memory, parts and residual read once, residual and
+// normed written.
+#include "kernels/attention_rows.cuh"
 #include "kernels/cuda_stream.cuh"
 #include "kernels/norm/residual_norm.cuh"
 
@@ -36,31 +38,67 @@ __global__ void AddAndNorm(ResidualNormArgs args) {
       [&](int part) { return PartScale(args, part, row); }, shared);
 }
 
+// While the kernel before still runs, a block goes through its work once
+// without storing: so the code, and where the data lies, are in the caches when
+// the sums are there. Nothing of that is kept in L1, which would not see the
+// other kernel's stores.
 template <typename Part, typename Out>
-__global__ void __launch_bounds__(kQuadThreads, 2)
+__global__ void __launch_bounds__(kQuadThreads, 3)
     AddAndNormQuads(const __grid_constant__ ResidualNormArgs args) {
   __shared__ float shared[kQuadThreads / kWarp];
   cudaTriggerProgrammaticLaunchCompletion();
   const int64_t row = blockIdx.x;
-  float weight[kQuads][4];
-  LoadQuads(args.norm_weight, args.cols, /*aligned=*/true, weight);
-  cudaGridDependencySynchronize();
-  float x[kQuads][4];
-  LoadQuads(args.residual + row * args.cols, args.cols, /*aligned=*/true, x);
-  const Part* part = static_cast<const Part*>(args.parts) + row * args.cols;
-#pragma unroll 2
-  for (int p = 0; p < args.num_parts; ++p, part += args.part_stride) {
-    const float factor = PartScale(args, p, row);
+  const Part* const parts =
+      static_cast<const Part*>(args.parts) + row * args.cols;
+  float* const residual = args.residual + row * args.cols;
+#pragma unroll 1
+  for (bool live = false;; live = true) {
+    if (live) cudaGridDependencySynchronize();
+    float x[kQuads][4] = {};
+    float squares = 0;
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
-      if (QuadColumn(q) >= args.cols) continue;
-      float y[4];
-      LoadQuad(part + QuadColumn(q), /*aligned=*/true, y);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
+      const int i = QuadColumn(q);
+      if (i >= args.cols) continue;
+      LoadQuad(residual + i, /*aligned=*/true, x[q]);
     }
+#pragma unroll 1
+    for (int part = 0; part < args.num_parts; ++part) {
+      const float factor = live ? PartScale(args, part, row) : 1.0f;
+#pragma unroll
+      for (int q = 0; q < kQuads; ++q) {
+        const int i = QuadColumn(q);
+        float y[4] = {};
+        if (i < args.cols) {
+          LoadQuad(parts + part * args.part_stride + i, /*aligned=*/true, y);
+        }
+#pragma unroll
+        for (int e = 0; e < 4; ++e) x[q][e] += factor * y[e];
+      }
+    }
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) squares += x[q][e] * x[q][e];
+    }
+    const float inverse =
+        InverseRms(BlockSum(squares, shared), args.cols, args.eps);
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const int i = QuadColumn(q);
+      if (i >= args.cols) continue;
+      if (live) StoreFour(x[q], residual + i);
+      if (args.norm_weight == nullptr) continue;
+      float weight[4];
+      LoadFour(args.norm_weight + i, weight);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) x[q][e] *= inverse * weight[e];
+      Out* const normed = static_cast<Out*>(args.normed) + row * args.cols + i;
+      if (live) StoreFour(x[q], normed);
+    }
+    if (live) return;
+    __syncthreads();
   }
-  NormQuads<Out>(args, row, /*aligned=*/true, x, weight, shared);
 }
 
 bool TakesQuads(const ResidualNormArgs& args) {
@@ -84,11 +122,11 @@ void ResidualNorm(const ResidualNormArgs& args, Stream* stream) {
       using Out = decltype(out);
       const unsigned blocks = Blocks(args.rows, 1);
       if (TakesQuads(args)) {
-        LaunchDependent(AddAndNormQuads<Part, Out>, blocks, kQuadThreads, 0,
-                        stream, args);
+        LaunchOverlapped(AddAndNormQuads<Part, Out>, blocks, kQuadThreads, 0,
+                         stream, args);
       } else {
-        LaunchDependent(AddAndNorm<Part, Out>, blocks, kNormThreads, 0, stream,
-                        args);
+        LaunchOverlapped(AddAndNorm<Part, Out>, blocks, kNormThreads, 0, stream,
+                         args);
       }
     });
   });

@@ -18,9 +18,8 @@ GroupScale LinearAttentionForward(const StepContext& step, int layer,
   project.decode_rows = step.inputs.decode_rows;
   project.weight = weights.query_key_value;
   project.y = w.qkv;
-  step.backend.Linear(project);
-  project.weight = weights.g_proj;
-  project.y = w.gate;
+  project.also = weights.g_proj;
+  project.also_y = w.gate;
   step.backend.Linear(project);
 
   LightningAttentionArgs attend;
@@ -47,7 +46,7 @@ GroupScale LinearAttentionForward(const StepContext& step, int layer,
   attend.workspace = w.lightning;
   step.backend.LightningAttention(attend);
 
-  LinearArgs dense = project;
+  LinearArgs dense = WithoutAlso(project);
   dense.x = w.attention;
   dense.weight = weights.dense;
   dense.y = partial;

@@ -6,6 +6,7 @@
 #include "kernels/elementwise/embedding.h"
 #include "kernels/grouped_ffn/grouped_ffn.h"
 #include "kernels/moe_routing/moe_routing.h"
+#include "kernels/norm/residual_norm.h"
 #include "parallel/alltoall_token_exchange.h"
 #include "parallel/expert_placement.h"
 #include "parallel/mesh.h"
@@ -154,6 +155,17 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
   ffn.shared_begin = mesh_.dp_rank() * group_rows;
   ffn.shared_rows = group_rows;
   ffn.shared_decode_rows = step.inputs.decode_rows;
+  if (mesh_.world_size() == 1) {  // nothing to add from other ranks
+    ResidualNormArgs norm;
+    norm.residual = stream->residual();
+    norm.norm_weight = next_norm;
+    norm.eps = stream->options().norm_eps;
+    norm.normed = stream->normed_own();
+    norm.normed_dtype = step.activation_dtype;
+    ffn.norm = &norm;
+    step.backend.GroupedFfn(ffn);
+    return;
+  }
   step.backend.GroupedFfn(ffn);
 
   for (int rank = 0; rank < mesh_.world_size(); ++rank) {

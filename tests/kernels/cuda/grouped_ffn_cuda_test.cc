@@ -3,6 +3,7 @@
 
 #include <random>
 
+#include "kernels/norm/residual_norm.h"
 #include "tests/kernels/cuda/device_arena.h"
 
 namespace ring {
@@ -157,6 +158,10 @@ TEST_P(FfnCudaTest, GroupedAgrees) {
                            {131, 3, 7, 72, 40, 0},
                            {8, 8, 32, 1024, 512, 1024},
                            {17, 2, 4, 4096, 1024, 1024},
+                           {33, 8, 32, 1024, 512, 1024},
+                           {100, 4, 16, 256, 128, 0},
+                           {130, 2, 3, 256, 384, 128},
+                           {255, 2, 2, 4096, 128, 256},
                            {400, 8, 32, 256, 128, 128}}) {
     std::vector<HostExpert> experts;
     for (int e = 0; e < size.experts; ++e) {
@@ -200,6 +205,114 @@ TEST_P(FfnCudaTest, GroupedAgrees) {
         // On the GPU many rows of bf16 round each expert's result as well.
         x_dtype == DType::kBFloat16 && size.rows >= 128 ? 4e-3
                                                         : FfnTolerance());
+  }
+}
+
+// With the residual sum and the norm of what comes out.
+TEST_P(FfnCudaTest, GroupedAndNormAgree) {
+  const auto [w_dtype, x_dtype] = GetParam();
+  struct Size {
+    int64_t rows;
+    int top_k, experts;
+    int64_t hidden, inter, shared_inter;
+  };
+  for (const Size& size : {Size{1, 4, 16, 128, 128, 128},
+                           {3, 2, 5, 33, 17, 9},
+                           {7, 4, 6, 4096, 128, 0},
+                           {37, 4, 16, 128, 128, 256},
+                           {130, 2, 3, 256, 384, 128},
+                           {300, 2, 4, 256, 128, 128}}) {
+    std::vector<HostExpert> experts;
+    for (int e = 0; e < size.experts; ++e) {
+      experts.emplace_back(w_dtype, size.hidden, size.inter, 100 + 3 * e);
+    }
+    const HostExpert shared(w_dtype, size.hidden, size.shared_inter, 50);
+    const std::vector<int32_t> chosen =
+        ChooseExperts(size.rows, size.top_k, size.experts);
+    const int64_t cells = size.rows * size.hidden;
+    const Tensor x = SmallRows(x_dtype, cells, 3);
+    const auto weights = RandomFloats(size.rows * size.top_k, 6);
+    const auto residual = RandomFloats(cells, 7);
+    const auto norm_weight = RandomFloats(size.hidden, 8);
+    SCOPED_TRACE(testing::Message() << size.rows << " rows of " << size.hidden);
+    for (bool normed : {false, true}) {
+      ExpectSame(
+          [&, x_dtype = x_dtype](DeviceArena& arena) {
+            const std::vector<GatedMlpWeights> views = PutAll(arena, experts);
+            const GatedMlpWeights shared_view = shared.Put(arena);
+            GroupedFfnArgs args;
+            args.x = arena.Put(x);
+            args.x_dtype = x_dtype;
+            args.rows = size.rows;
+            args.top_k = size.top_k;
+            args.local_experts = arena.Put(chosen);
+            args.weights = arena.Put(weights);
+            args.experts = views;
+            args.hidden = size.hidden;
+            if (size.shared_inter > 0) {
+              args.shared = &shared_view;
+              args.shared_rows = args.shared_decode_rows = size.rows;
+            }
+            args.y = arena.Make<float>(cells);
+            args.workspace = arena.MakeBytes(std::max(
+                GroupedFfnWorkspaceBytes(size.rows, size.top_k, size.hidden,
+                                         size.inter, x_dtype, size.experts),
+                DenseFfnWorkspaceBytes(size.rows, size.shared_inter, x_dtype)));
+            ResidualNormArgs norm;
+            norm.residual = arena.Put(residual);
+            norm.norm_weight = arena.Put(norm_weight);
+            norm.eps = 1e-6f;
+            norm.normed = arena.MakeBytes(cells * SizeOf(x_dtype));
+            norm.normed_dtype = x_dtype;
+            args.norm = &norm;
+            arena.backend().GroupedFfn(args);
+            return normed ? arena.GetFloats(norm.normed, cells, x_dtype)
+                          : arena.Get(norm.residual, cells);
+          },
+          x_dtype == DType::kBFloat16 ? 4e-3 : FfnTolerance());
+    }
+  }
+}
+
+// A part of the rows and all at once, while they pass the same kernel, with few
+// and with many rows an expert.
+TEST_P(FfnCudaTest, ManyRowsDoNotDependOnEachOther) {
+  const auto [w_dtype, x_dtype] = GetParam();
+  if (x_dtype != DType::kBFloat16) return;
+  constexpr int64_t kRows = 200;
+  constexpr int kTopK = 3;
+  constexpr int64_t kHidden = 1280;
+  constexpr int64_t kInter = 384;
+  std::vector<HostExpert> experts;
+  for (int e = 0; e < 6; ++e) {
+    experts.emplace_back(w_dtype, kHidden, kInter, 100 + 3 * e);
+  }
+  const HostExpert shared(w_dtype, kHidden, 128, 50);
+  DeviceArena arena(TestGpu());
+  const std::vector<GatedMlpWeights> views = PutAll(arena, experts);
+  const GatedMlpWeights shared_view = shared.Put(arena);
+  GroupedFfnArgs args;
+  args.x = arena.Put(SmallRows(x_dtype, kRows * kHidden, 3));
+  args.x_dtype = x_dtype;
+  args.top_k = kTopK;
+  args.local_experts = arena.Put(ChooseExperts(kRows, kTopK, 6));
+  args.weights = arena.Put(RandomFloats(kRows * kTopK, 6));
+  args.experts = views;
+  args.hidden = kHidden;
+  args.shared = &shared_view;
+  args.y = arena.Make<float>(kRows * kHidden);
+  args.workspace = arena.MakeBytes(
+      GroupedFfnWorkspaceBytes(kRows, kTopK, kHidden, kInter, x_dtype, 6));
+  const auto run = [&](int64_t rows) {
+    args.rows = args.shared_rows = args.shared_decode_rows = rows;
+    arena.backend().GroupedFfn(args);
+    return arena.Get(args.y, rows * kHidden);
+  };
+  const std::vector<float> together = run(kRows);
+  for (int64_t rows : {kRows, int64_t{33}, int64_t{90}}) {
+    EXPECT_EQ(run(rows), std::vector<float>(together.begin(),
+                                            together.begin() + rows * kHidden))
+        << rows << " rows";
   }
 }
 

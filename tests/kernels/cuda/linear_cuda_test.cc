@@ -126,10 +126,83 @@ TEST(LinearCudaPromptTest, QuantisesRowsForLargeBlockFp8Matrices) {
   }
 }
 
+// Two matrices in one call give what two calls give, in steps of any size.
+TEST_P(LinearCudaTest, TwoMatricesAgree) {
+  const auto [w_dtype, x_dtype, y_dtype] = GetParam();
+  struct Size {
+    int64_t rows, decode_rows, out, also, in;
+  };
+  for (const Size& size : {Size{1, 1, 48, 16, 256},
+                           {3, 3, 33, 7, 384},
+                           {8, 8, 9000, 40, 128},
+                           {20, 20, 130, 70, 512},
+                           {0, 0, 16, 16, 128},
+                           {5, 5, 0, 16, 128},
+                           {150, 100, 200, 72, 256}}) {
+    const TestWeight weight(w_dtype, {size.out, size.in}, 5);
+    const TestWeight also(w_dtype, {size.also, size.in}, 6);
+    const TestRows x(x_dtype, size.rows, size.in, 7);
+    SCOPED_TRACE(testing::Message()
+                 << size.rows << " rows, " << size.out << " and " << size.also);
+    ExpectSame(
+        [&, x_dtype = x_dtype, y_dtype = y_dtype](DeviceArena& arena) {
+          LinearArgs args;
+          args.x = arena.Put(x, size.rows, size.in, x_dtype);
+          args.x_dtype = x_dtype;
+          args.rows = size.rows;
+          args.decode_rows = size.decode_rows;
+          args.weight = arena.Put(weight);
+          args.also = arena.Put(also);
+          args.y = arena.MakeBytes(size.rows * size.out * SizeOf(y_dtype));
+          args.also_y =
+              arena.MakeBytes(size.rows * size.also * SizeOf(y_dtype));
+          args.y_dtype = y_dtype;
+          arena.backend().Linear(args);
+          std::vector<float> all =
+              arena.GetFloats(args.y, size.rows * size.out, y_dtype);
+          const std::vector<float> second =
+              arena.GetFloats(args.also_y, size.rows * size.also, y_dtype);
+          all.insert(all.end(), second.begin(), second.end());
+          return all;
+        },
+        Tolerance(y_dtype));
+  }
+}
+
+// Block-FP8 weights and decode rows of all the sizes that are told apart, with
+// outputs and columns that do not fill the tiles.
+TEST(LinearCudaWideTest, AgreesForAnyNumberOfDecodeRows) {
+  for (const TestWeight::Shape& shape : {TestWeight::Shape{72, 128},
+                                         {300, 384, 0, 0, 1},
+                                         {4096, 256},
+                                         {8500, 256},
+                                         {200, 4096}}) {
+    const TestWeight weight(DType::kFloat8E4M3, shape, 5);
+    for (int64_t rows : {9, 16, 17, 33, 64, 65, 100, 128, 129, 255, 256, 300}) {
+      const TestRows x(DType::kBFloat16, rows, shape.cols, 7);
+      SCOPED_TRACE(testing::Message()
+                   << rows << " rows, " << shape.rows << " x " << shape.cols);
+      ExpectSame(
+          [&](DeviceArena& arena) {
+            LinearArgs args;
+            args.x = arena.Put(x, rows, shape.cols, DType::kBFloat16);
+            args.x_dtype = DType::kBFloat16;
+            args.rows = args.decode_rows = rows;
+            args.weight = arena.Put(weight);
+            args.y = arena.Make<float>(rows * shape.rows);
+            arena.backend().Linear(args);
+            return arena.Get(static_cast<const float*>(args.y),
+                             rows * shape.rows);
+          },
+          Tolerance(DType::kFloat32));
+    }
+  }
+}
+
 // A row's bits do not depend on the rows beside it, nor on how many they are
 // while those pass the same kernel.
 TEST(LinearCudaBitsTest, RowsAloneEqualRowsTogether) {
-  constexpr int64_t kRows = 32;
+  constexpr int64_t kRows = 256;
   constexpr int64_t kOut = 200;
   for (DType dtype : {DType::kFloat8E4M3, DType::kBFloat16}) {
     for (int64_t cols : {64, 512, 1152, 4096}) {
@@ -146,13 +219,21 @@ TEST(LinearCudaBitsTest, RowsAloneEqualRowsTogether) {
         arena.backend().Linear(args);
         return arena.Get(static_cast<float*>(args.y), rows * kOut);
       };
-      const std::vector<float> together = run(kRows);
-      for (int64_t rows : {9, 17, 31}) {
-        EXPECT_EQ(run(rows), std::vector<float>(together.begin(),
-                                                together.begin() + rows * kOut))
-            << rows << " rows of " << cols;
-      }
-      for (int64_t row = 0; row < kRows; ++row) {
+      const auto compare = [&](const std::vector<float>& together,
+                               std::initializer_list<int64_t> parts) {
+        for (int64_t rows : parts) {
+          EXPECT_EQ(run(rows),
+                    std::vector<float>(together.begin(),
+                                       together.begin() + rows * kOut))
+              << rows << " rows of " << cols;
+        }
+      };
+      const bool wide = dtype == DType::kFloat8E4M3 && cols % kScaleBlock == 0;
+      if (wide) compare(run(kRows), {17, 31, 64, 65, 130});
+      const int64_t few = wide ? 16 : 32;
+      const std::vector<float> together = run(few);
+      compare(together, {1, few / 2, few - 1});
+      for (int64_t row = 0; row < few; ++row) {
         ASSERT_EQ(run(1),
                   std::vector<float>(together.begin() + row * kOut,
                                      together.begin() + (row + 1) * kOut))
@@ -177,22 +258,26 @@ TEST(LinearCudaBitsTest, DecodesEveryFp8CodeExactly) {
     values.push_back(ToFloat(code));
   }
   DeviceArena arena(TestGpu());
+  constexpr int64_t kRows = 20;
   for (float x : {1.0f, -0x1.8p-40f, 0x1.02p+50f}) {
-    LinearArgs args;
-    args.x = arena.Put(std::vector<BFloat16>(kCols, ToBFloat16(x)));
-    args.x_dtype = DType::kBFloat16;
-    args.rows = args.decode_rows = 1;
-    args.weight.data = arena.Put(codes);
-    args.weight.dtype = DType::kFloat8E4M3;
-    args.weight.rows = args.weight.cols = args.weight.row_stride = kCols;
-    args.weight.scale_cols = 2;
-    args.weight.scales = arena.Put(std::vector<float>(2, 0.75f));
-    args.weight.row_scale = arena.Put(std::vector<int32_t>(kCols, 0));
-    args.y = arena.Make<float>(kCols);
-    arena.backend().Linear(args);
-    const auto y = arena.Get(static_cast<float*>(args.y), kCols);
-    for (int64_t i = 0; i < kCols; ++i) {
-      EXPECT_EQ(y[i], 0.75f * values[i] * x) << "code " << i;
+    for (int64_t rows : {int64_t{1}, kRows}) {
+      LinearArgs args;
+      args.x = arena.Put(std::vector<BFloat16>(kRows * kCols, ToBFloat16(x)));
+      args.x_dtype = DType::kBFloat16;
+      args.rows = args.decode_rows = rows;
+      args.weight.data = arena.Put(codes);
+      args.weight.dtype = DType::kFloat8E4M3;
+      args.weight.rows = args.weight.cols = args.weight.row_stride = kCols;
+      args.weight.scale_cols = 2;
+      args.weight.scales = arena.Put(std::vector<float>(2, 0.75f));
+      args.weight.row_scale = arena.Put(std::vector<int32_t>(kCols, 0));
+      args.y = arena.Make<float>(rows * kCols);
+      arena.backend().Linear(args);
+      const auto y = arena.Get(static_cast<float*>(args.y), rows * kCols);
+      for (int64_t i = 0; i < rows * kCols; ++i) {
+        EXPECT_EQ(y[i], 0.75f * values[i % kCols] * x)
+            << "code " << i % kCols << " row " << i / kCols;
+      }
     }
   }
 }

@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/base/thread_pool.h"
+#include "kernels/norm/residual_norm.h"
 #include "tests/kernels/linear/test_matrix.h"
 
 namespace ring {
@@ -322,6 +323,50 @@ TEST_P(GroupedFfnTest, AddsTheSharedExpertToItsRows) {
   args.shared_rows = 3;
   cpu::GroupedFfn(args, &pool);
   EXPECT_EQ(y, expected);
+}
+
+TEST_P(GroupedFfnTest, AddsToTheResidualStreamAndNorms) {
+  MakeExperts(3, 24, 16);
+  const TestRows x(GetParam().x, 2, 24, 3);
+  const std::vector<int32_t> chosen = {0, 1, -1, 2, 0, 1};
+  const std::vector<float> weights(2 * kTopK, 0.5f);
+  std::vector<unsigned char> workspace(
+      GroupedFfnWorkspaceBytes(2, kTopK, 24, 16, GetParam().x, 3));
+  std::vector<float> y(2 * 24);
+  GroupedFfnArgs args;
+  args.x = x.data();
+  args.x_dtype = GetParam().x;
+  args.rows = 2;
+  args.top_k = kTopK;
+  args.local_experts = chosen.data();
+  args.weights = weights.data();
+  args.experts = views_;
+  args.hidden = 24;
+  args.y = y.data();
+  args.workspace = workspace.data();
+  ThreadPool pool(2);
+  cpu::GroupedFfn(args, &pool);
+  std::vector<float> sums(2 * 24), rms(2);
+  for (int i = 0; i < 48; ++i) sums[i] = 1.0f + y[i];
+  for (int r = 0; r < 2; ++r) {
+    double squares = 0;
+    for (int i = 0; i < 24; ++i)
+      squares += double{sums[r * 24 + i]} * sums[r * 24 + i];
+    rms[r] = static_cast<float>(std::sqrt(squares / 24 + 1e-3));
+  }
+  std::vector<float> residual(2 * 24, 1.0f), normed(2 * 24);
+  const std::vector<float> norm_weight(24, 3.0f);
+  ResidualNormArgs norm;
+  norm.residual = residual.data();
+  norm.norm_weight = norm_weight.data();
+  norm.eps = 1e-3f;
+  norm.normed = normed.data();
+  args.norm = &norm;
+  cpu::GroupedFfn(args, &pool);
+  EXPECT_EQ(residual, sums);
+  for (int i = 0; i < 48; ++i) {
+    EXPECT_NEAR(normed[i], 3 * sums[i] / rms[i / 24], 1e-5) << i;
+  }
 }
 
 TEST_P(GroupedFfnTest, WritesZeroWhereNoExpertIsHere) {

@@ -124,6 +124,35 @@ TEST_P(LinearTest, BitsOfADecodeRowDoNotDependOnTheOthers) {
   }
 }
 
+TEST_P(LinearTest, MultipliesWithTwoMatrices) {
+  const Types& types = GetParam();
+  const TestWeight w(types.w, {70, 300}, 5);
+  const TestWeight also(types.w, {33, 300}, 6);
+  const TestRows x(types.x, 9, 300, 6);
+  LinearArgs args;
+  args.x = x.data();
+  args.x_dtype = types.x;
+  args.rows = 9;
+  args.decode_rows = 4;
+  args.weight = w.view();
+  args.y_dtype = types.y;
+  const std::vector<float> first = RunLinear(args, 2);
+  args.weight = also.view();
+  const std::vector<float> second = RunLinear(args, 2);
+  std::vector<unsigned char> also_y(9 * 33 * SizeOf(types.y));
+  args.weight = w.view();
+  args.also = also.view();
+  args.also_y = also_y.data();
+  EXPECT_EQ(RunLinear(args, 2), first);
+  for (size_t i = 0; i < second.size(); ++i) {
+    const float y =
+        types.y == DType::kFloat32
+            ? reinterpret_cast<const float*>(also_y.data())[i]
+            : ToFloat(reinterpret_cast<const BFloat16*>(also_y.data())[i]);
+    ASSERT_EQ(y, second[i]) << i;
+  }
+}
+
 TEST_P(LinearTest, HandlesEmptyShapes) {
   ExpectExact(0, 0, {4, 4});
   ExpectExact(2, 2, {0, 4});
