@@ -15,6 +15,7 @@ CompletionText::CompletionText(const ServedModel* model,
                                const RequestOptions& options,
                                bool starts_in_thinking)
     : split_reasoning_(options.split_reasoning),
+      unsearched_tokens_(options.min_tokens),
       decoder_(model->tokenizer.get(),
                {.keep_special = options.special_tokens,
                 .keep_ids = ReasoningTagIds(*model->tokenizer)}),
@@ -22,7 +23,13 @@ CompletionText::CompletionText(const ServedModel* model,
       splitter_(starts_in_thinking) {}
 
 void CompletionText::Append(int32_t id, Text* text) {
-  Sort(stop_strings_.Append(decoder_.Append({id})), text);
+  const std::string decoded = decoder_.Append({id});
+  if (unsearched_tokens_ > 0) {
+    --unsearched_tokens_;
+    Sort(decoded, text);
+  } else {
+    Sort(stop_strings_.Append(decoded), text);
+  }
 }
 
 void CompletionText::Finish(Text* text) {

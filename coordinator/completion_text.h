@@ -12,10 +12,10 @@
 
 namespace ring {
 
-// Decodes one completion as it grows, looks for stop strings in all of its
-// text, and sorts the text into reasoning and answer. What may become part of
-// a character, a stop string or a tag is held back until it is decided.
-// Confined to one thread at a time.
+// Decodes one completion as it grows, looks for stop strings in the text after
+// its first min_tokens tokens, and sorts all text into reasoning and answer.
+// What may become part of a character, a stop string or a tag is held back
+// until it is decided. Confined to one thread at a time.
 class CompletionText {
  public:
   struct Text {
@@ -45,6 +45,7 @@ class CompletionText {
   void Sort(const std::string& passed, Text* text);
 
   const bool split_reasoning_;
+  int64_t unsearched_tokens_;  // to come, before stop strings count
   TextStream decoder_;
   StopStrings stop_strings_;
   ReasoningSplitter splitter_;

@@ -35,6 +35,7 @@ void Describe(const ServedModel& model, v1::GetModelResponse* response) {
   sampling->set_top_k(model.defaults.top_k);
   sampling->set_top_p(model.defaults.top_p);
   sampling->set_min_p(model.defaults.min_p);
+  sampling->set_repetition_penalty(model.defaults.repetition_penalty);
   response->set_has_chat_template(model.chat_template != nullptr);
   response->set_server_version(kServerVersion);
 }

@@ -50,9 +50,20 @@ v1::Submit Request::MakeSubmit(int64_t epoch) {
   submit.set_top_p(options.top_p);
   submit.set_min_p(options.min_p);
   submit.set_seed(options.seed);
+  submit.set_repetition_penalty(options.repetition_penalty);
+  submit.set_presence_penalty(options.presence_penalty);
+  submit.set_frequency_penalty(options.frequency_penalty);
+  for (const v1::LogitBias& entry : options.logit_bias) {
+    v1::SubmitLogitBias* const bias = submit.add_logit_bias();
+    bias->set_token_id(entry.token_id());
+    bias->set_bias(static_cast<float>(entry.bias()));
+  }
   submit.set_max_tokens(max_tokens_);
-  submit.mutable_eos_token_ids()->Add(args_.model->eos_token_ids.begin(),
-                                      args_.model->eos_token_ids.end());
+  submit.set_min_tokens(options.min_tokens);
+  if (!options.ignore_eos) {
+    submit.mutable_eos_token_ids()->Add(args_.model->eos_token_ids.begin(),
+                                        args_.model->eos_token_ids.end());
+  }
   submit.mutable_stop_token_ids()->Add(options.stop_token_ids.begin(),
                                        options.stop_token_ids.end());
   submit.set_logprobs(options.logprobs);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <random>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "coordinator/unknown_fields.h"
 #include "google/protobuf/descriptor.h"
@@ -22,12 +23,12 @@ constexpr OptionLimit kOptionLimits[] = {
     {"top_k", 0, 1 << 20},
     {"top_p", 0, 1, /*min_excluded=*/true},
     {"min_p", 0, 1},
-    {"repetition_penalty", 1, 1, false, /*unsupported=*/true},
-    {"presence_penalty", 0, 0, false, true},
-    {"frequency_penalty", 0, 0, false, true},
+    {"repetition_penalty", 0, 10, true},
+    {"presence_penalty", -2, 2},
+    {"frequency_penalty", -2, 2},
     {"max_tokens", 1, 1 << 30},
-    {"min_tokens", 0, 0, false, true},
-    {"choices", 1, 1, false, true},
+    {"min_tokens", 0, 1 << 30},
+    {"choices", 1, 1, false, /*unsupported=*/true},
     {"top_logprobs", 0, 0, false, true},
 };
 
@@ -87,12 +88,6 @@ absl::Status CheckRanges(const Message& options) {
 }
 
 absl::Status CheckUnsupported(const v1::GenerateRequest& request) {
-  if (request.sampling().logit_bias_size() > 0) {
-    return absl::InvalidArgumentError("logit_bias is not supported");
-  }
-  if (request.stopping().ignore_eos()) {
-    return absl::InvalidArgumentError("ignore_eos = true is not supported");
-  }
   if (request.output().has_prompt_logprobs()) {
     return absl::InvalidArgumentError("prompt_logprobs is not supported");
   }
@@ -109,6 +104,33 @@ absl::Status CheckRequestId(absl::string_view id) {
     if (c < 0x20 || c > 0x7e) {
       return absl::InvalidArgumentError(
           "request_id has a character that is not printable ASCII");
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLogitBias(const v1::Sampling& sampling,
+                            int32_t num_token_ids) {
+  if (sampling.logit_bias_size() > kMaxLogitBiases) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("logit_bias has ", sampling.logit_bias_size(),
+                     " entries, at most ", kMaxLogitBiases, " are allowed"));
+  }
+  absl::flat_hash_set<int32_t> ids;
+  for (const v1::LogitBias& entry : sampling.logit_bias()) {
+    const int32_t id = entry.token_id();
+    if (id < 0 || id >= num_token_ids) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "logit_bias: id ", id, " is not in [0, ", num_token_ids - 1, "]"));
+    }
+    if (!ids.insert(id).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("logit_bias has id ", id, " twice"));
+    }
+    if (!(std::abs(entry.bias()) <= kMaxLogitBias)) {  // true for NaN
+      return absl::InvalidArgumentError(absl::StrCat(
+          "logit_bias of id ", id, " = ", Text(entry.bias()), " is not in [",
+          -kMaxLogitBias, ", ", kMaxLogitBias, "]"));
     }
   }
   return absl::OkStatus();
@@ -132,6 +154,12 @@ absl::Status CheckStopping(const v1::Stopping& stopping,
     return absl::InvalidArgumentError(
         absl::StrCat("stop_token_ids has ", stopping.stop_token_ids_size(),
                      " entries, at most ", kMaxStopTokenIds, " are allowed"));
+  }
+  if (stopping.has_max_tokens() &&
+      stopping.min_tokens() > stopping.max_tokens()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "min_tokens = ", stopping.min_tokens(),
+        " is not in [0, max_tokens = ", stopping.max_tokens(), "]"));
   }
   for (const int32_t id : stopping.stop_token_ids()) {
     if (id < 0 || id >= num_token_ids) {
@@ -159,6 +187,7 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
   RING_RETURN_IF_ERROR(CheckRanges(request.sampling()));
   RING_RETURN_IF_ERROR(CheckRanges(request.stopping()));
   RING_RETURN_IF_ERROR(CheckRanges(request.output()));
+  RING_RETURN_IF_ERROR(CheckLogitBias(request.sampling(), model.num_token_ids));
   RING_RETURN_IF_ERROR(CheckStopping(request.stopping(), model.num_token_ids));
 
   RequestOptions options;
@@ -170,9 +199,18 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
   options.top_p = sampling.has_top_p() ? sampling.top_p() : defaults.top_p;
   options.min_p = sampling.has_min_p() ? sampling.min_p() : defaults.min_p;
   options.seed = sampling.has_seed() ? sampling.seed() : DrawSeed();
+  options.repetition_penalty = sampling.has_repetition_penalty()
+                                   ? sampling.repetition_penalty()
+                                   : defaults.repetition_penalty;
+  options.presence_penalty = sampling.presence_penalty();
+  options.frequency_penalty = sampling.frequency_penalty();
+  options.logit_bias.assign(sampling.logit_bias().begin(),
+                            sampling.logit_bias().end());
 
   const v1::Stopping& stopping = request.stopping();
   options.max_tokens = stopping.max_tokens();
+  options.min_tokens = stopping.min_tokens();
+  options.ignore_eos = stopping.ignore_eos();
   options.stop_strings.assign(stopping.stop_strings().begin(),
                               stopping.stop_strings().end());
   options.stop_token_ids.assign(stopping.stop_token_ids().begin(),
@@ -193,9 +231,11 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   sampling->set_top_p(options.top_p);
   sampling->set_min_p(options.min_p);
   sampling->set_seed(options.seed);
-  sampling->set_repetition_penalty(1);
-  sampling->set_presence_penalty(0);
-  sampling->set_frequency_penalty(0);
+  sampling->set_repetition_penalty(options.repetition_penalty);
+  sampling->set_presence_penalty(options.presence_penalty);
+  sampling->set_frequency_penalty(options.frequency_penalty);
+  sampling->mutable_logit_bias()->Add(options.logit_bias.begin(),
+                                      options.logit_bias.end());
 
   v1::Stopping* stopping = accepted->mutable_stopping();
   stopping->set_max_tokens(options.max_tokens);
@@ -205,8 +245,8 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   for (const int32_t id : options.stop_token_ids) {
     stopping->add_stop_token_ids(id);
   }
-  stopping->set_ignore_eos(false);
-  stopping->set_min_tokens(0);
+  stopping->set_ignore_eos(options.ignore_eos);
+  stopping->set_min_tokens(options.min_tokens);
 
   v1::Output* output = accepted->mutable_output();
   output->set_choices(1);

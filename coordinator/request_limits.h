@@ -18,6 +18,8 @@ inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr int kMaxStopStringBytes = 1024;
 inline constexpr int kMaxStopTokenIds = 64;
+inline constexpr int kMaxLogitBiases = 1024;
+inline constexpr double kMaxLogitBias = 100;  // its absolute value
 
 // The range of one numeric option, under its field name.
 struct OptionLimit {
@@ -41,7 +43,13 @@ struct RequestOptions {
   double top_p = 1;
   double min_p = 0;
   uint64_t seed = 0;
+  double repetition_penalty = 1;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::vector<v1::LogitBias> logit_bias;
   int64_t max_tokens = 0;
+  int64_t min_tokens = 0;
+  bool ignore_eos = false;
   std::vector<std::string> stop_strings;
   std::vector<int32_t> stop_token_ids;
   bool logprobs = false;

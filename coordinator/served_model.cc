@@ -21,6 +21,7 @@ SamplingDefaults Defaults(const GenerationConfig& generation) {
   defaults.top_k = static_cast<int32_t>(generation.top_k.value_or(0));
   defaults.top_p = generation.top_p.value_or(1);
   defaults.min_p = generation.min_p.value_or(0);
+  defaults.repetition_penalty = generation.repetition_penalty.value_or(1);
   return defaults;
 }
 

@@ -19,6 +19,7 @@ struct SamplingDefaults {
   int32_t top_k = 0;
   double top_p = 1;
   double min_p = 0;
+  double repetition_penalty = 1;
 };
 
 // Immutable after loading, so usable from any thread.

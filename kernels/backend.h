@@ -11,6 +11,8 @@
 namespace ring {
 
 struct AddCopiesArgs;
+struct AdjustLogitsArgs;
+struct CountTokensArgs;
 struct DenseFfnArgs;
 struct DrawTokensArgs;
 struct EmbeddingArgs;
@@ -126,6 +128,8 @@ class Backend {
   virtual void PlanCopies(const PlanCopiesArgs& args) = 0;
   virtual void PackCopies(const PackCopiesArgs& args) = 0;
   virtual void AddCopies(const AddCopiesArgs& args) = 0;
+  virtual void AdjustLogits(const AdjustLogitsArgs& args) = 0;
+  virtual void CountTokens(const CountTokensArgs& args) = 0;
   virtual void LogitStats(const LogitStatsArgs& args) = 0;
   virtual void MergeStats(const MergeStatsArgs& args) = 0;
   virtual void ThresholdHistogram(const ThresholdHistogramArgs& args) = 0;

@@ -18,6 +18,7 @@
 #include "kernels/norm/residual_norm.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/rope/rope.h"
+#include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
 #include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
@@ -148,6 +149,12 @@ class CpuBackend final : public Backend {
   }
   void AddCopies(const AddCopiesArgs& args) override {
     cpu::AddCopies(args, &pool_);
+  }
+  void AdjustLogits(const AdjustLogitsArgs& args) override {
+    cpu::AdjustLogits(args, &pool_);
+  }
+  void CountTokens(const CountTokensArgs& args) override {
+    cpu::CountTokens(args, &pool_);
   }
   void LogitStats(const LogitStatsArgs& args) override {
     cpu::LogitStats(args, &pool_);

@@ -20,6 +20,7 @@
 #include "kernels/paged_attention/paged_attention.h"
 #include "kernels/pinned_ring.h"
 #include "kernels/rope/rope.h"
+#include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
 #include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
@@ -297,6 +298,12 @@ class CudaBackend final : public Backend {
   }
   void AddCopies(const AddCopiesArgs& args) override {
     cuda::AddCopies(args, stream());
+  }
+  void AdjustLogits(const AdjustLogitsArgs& args) override {
+    cuda::AdjustLogits(args, stream());
+  }
+  void CountTokens(const CountTokensArgs& args) override {
+    cuda::CountTokens(args, stream());
   }
   void LogitStats(const LogitStatsArgs& args) override {
     cuda::LogitStats(args, stream());

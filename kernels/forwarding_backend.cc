@@ -53,6 +53,12 @@ void ForwardingBackend::PackCopies(const PackCopiesArgs& args) {
 void ForwardingBackend::AddCopies(const AddCopiesArgs& args) {
   Op("AddCopies", [&] { inner_->AddCopies(args); });
 }
+void ForwardingBackend::AdjustLogits(const AdjustLogitsArgs& args) {
+  Op("AdjustLogits", [&] { inner_->AdjustLogits(args); });
+}
+void ForwardingBackend::CountTokens(const CountTokensArgs& args) {
+  Op("CountTokens", [&] { inner_->CountTokens(args); });
+}
 void ForwardingBackend::LogitStats(const LogitStatsArgs& args) {
   Op("LogitStats", [&] { inner_->LogitStats(args); });
 }

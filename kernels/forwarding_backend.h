@@ -74,6 +74,8 @@ class ForwardingBackend : public Backend {
   void PlanCopies(const PlanCopiesArgs& args) override;
   void PackCopies(const PackCopiesArgs& args) override;
   void AddCopies(const AddCopiesArgs& args) override;
+  void AdjustLogits(const AdjustLogitsArgs& args) override;
+  void CountTokens(const CountTokensArgs& args) override;
   void LogitStats(const LogitStatsArgs& args) override;
   void MergeStats(const MergeStatsArgs& args) override;
   void ThresholdHistogram(const ThresholdHistogramArgs& args) override;

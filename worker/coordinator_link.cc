@@ -95,12 +95,20 @@ GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
   request.prompt.assign(submit.prompt_ids().begin(), submit.prompt_ids().end());
   request.generated.assign(submit.generated_ids().begin(),
                            submit.generated_ids().end());
-  request.sampling = {.temperature = static_cast<float>(submit.temperature()),
-                      .top_k = submit.top_k(),
-                      .top_p = static_cast<float>(submit.top_p()),
-                      .min_p = static_cast<float>(submit.min_p()),
-                      .seed = submit.seed()};
+  request.sampling = {
+      .temperature = static_cast<float>(submit.temperature()),
+      .top_k = submit.top_k(),
+      .top_p = static_cast<float>(submit.top_p()),
+      .min_p = static_cast<float>(submit.min_p()),
+      .seed = submit.seed(),
+      .repetition_penalty = static_cast<float>(submit.repetition_penalty()),
+      .presence_penalty = static_cast<float>(submit.presence_penalty()),
+      .frequency_penalty = static_cast<float>(submit.frequency_penalty())};
+  for (const v1::SubmitLogitBias& bias : submit.logit_bias()) {
+    request.sampling.logit_bias.push_back({bias.token_id(), bias.bias()});
+  }
   request.max_new_tokens = static_cast<int>(submit.max_tokens());
+  request.min_new_tokens = static_cast<int>(submit.min_tokens());
   request.eos_token_ids.assign(submit.eos_token_ids().begin(),
                                submit.eos_token_ids().end());
   request.stop_token_ids.assign(submit.stop_token_ids().begin(),

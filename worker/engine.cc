@@ -25,21 +25,25 @@ int64_t RowsOf(const v1::GroupPlan& plan) {
 // Of all groups, so that ranks which record do it in the same step.
 Sampler::Mode ModeOf(const v1::BatchPlan& plan) {
   std::vector<SamplingRow> rows;
+  bool adjust = false;
   for (const v1::GroupPlan& group : plan.groups()) {
     for (const v1::Sample& sample : group.samples()) {
       rows.push_back(SamplingRowOf(sample));
+      adjust = adjust || sample.has_adjustment();
     }
   }
-  return Sampler::ModeOf(rows);
+  Sampler::Mode mode = Sampler::ModeOf(rows);
+  mode.adjust = adjust;
+  return mode;
 }
 
 // Names the ops of a decode-only step: all their host values.
 int64_t RecordingOf(int64_t rows, const Sampler::DrawArgs& draw) {
   const Sampler::Mode& mode = draw.mode;
   const int64_t flags = int64_t{mode.random} | int64_t{mode.top_k} << 1 |
-                        int64_t{mode.top_p} << 2 |
-                        int64_t{draw.num_rows > 0} << 3;
-  return int64_t{draw.num_token_ids} << 32 | rows << 4 | flags;
+                        int64_t{mode.top_p} << 2 | int64_t{mode.adjust} << 3 |
+                        int64_t{draw.num_rows > 0} << 4;
+  return int64_t{draw.num_token_ids} << 32 | rows << 5 | flags;
 }
 
 }  // namespace
@@ -60,13 +64,14 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
       engine->page_table_,
       backend->Allocate(options.max_sequences * max_pages * kInt));
   PlanBuffer::Limits plan;
+  // Decode-only steps may be padded.
+  const int64_t max_samples = DecodeBucket(options.max_sequences);
   plan.max_rows = options.max_batch_tokens;
+  plan.max_samples = max_samples;
   plan.max_pages = max_pages;
   plan.data_parallel = parts.mesh->dp();
   plan.page_table = static_cast<int32_t*>(engine->page_table_->data());
   RING_ASSIGN_OR_RETURN(engine->plan_, PlanBuffer::Create(plan, backend));
-  // Decode-only steps may be padded.
-  const int64_t max_samples = DecodeBucket(options.max_sequences);
   plan.max_rows = max_samples;
   RING_ASSIGN_OR_RETURN(engine->decode_plan_,
                         PlanBuffer::Create(plan, backend));
@@ -88,6 +93,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
                            max_samples, options.activation_dtype}));
   Sampler::Options sampling;
   sampling.max_rows = max_samples;
+  sampling.max_sequences = options.max_sequences;
   sampling.vocab_begin = static_cast<int32_t>(parts.mesh->vocab().begin);
   sampling.local_vocab = parts.mesh->vocab().size();
   RING_ASSIGN_OR_RETURN(engine->sampler_,
@@ -122,11 +128,15 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
   for (const v1::CacheCopy& copy : group.page_copies()) {
     cache_->CopyPage(copy.from(), copy.to());
   }
+  StartAdjustments(group);
+  CountKnownTokens(group, inputs);
 
   auto* const last_tokens = static_cast<int32_t*>(last_tokens_->data());
   Sampler::DrawArgs draw;
   draw.logits = model_->logits();
   draw.rows = inputs.sampling;
+  draw.adjustments = inputs.adjustments;
+  draw.sequences = inputs.sample_sequences;
   draw.num_rows = inputs.num_samples;
   draw.mode = ModeOf(plan);
   draw.num_token_ids = plan.num_token_ids();
@@ -148,6 +158,35 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
   sampler_->Read(absl::MakeSpan(sent.tokens));
   sent.done = parts_.backend->Mark();
   return absl::OkStatus();
+}
+
+void Engine::StartAdjustments(const v1::GroupPlan& group) {
+  for (const v1::AdjustmentStart& start : group.adjustment_starts()) {
+    std::vector<LogitEdit> edits;
+    for (int i = 0; i < start.edit_ids_size(); ++i) {
+      edits.push_back({start.edit_ids(i), start.edit_biases(i)});
+    }
+    sampler_->StartSequence(start.sequence(), start.counts(), edits);
+  }
+}
+
+// Not part of a recording: the segments differ from step to step.
+void Engine::CountKnownTokens(const v1::GroupPlan& group,
+                              const StepInputs& inputs) {
+  int64_t row = 0;
+  for (const v1::Segment& segment : group.segments()) {
+    const int64_t count = segment.tokens_size();
+    if (segment.counted_prompt() > 0) {
+      const int64_t prompt = std::clamp<int64_t>(
+          segment.counted_prompt() - segment.position(), 0, count);
+      sampler_->Count(inputs.tokens + row, inputs.token_slots + row, prompt,
+                      /*prompt=*/true);
+      sampler_->Count(inputs.tokens + row + prompt,
+                      inputs.token_slots + row + prompt, count - prompt,
+                      /*prompt=*/false);
+    }
+    row += count;
+  }
 }
 
 v1::StepResult Engine::Collect() {

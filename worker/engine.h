@@ -21,6 +21,7 @@ namespace ring {
 
 namespace v1 {
 class BatchPlan;
+class GroupPlan;
 class StepResult;
 }  // namespace v1
 
@@ -83,6 +84,10 @@ class Engine {
     std::vector<SampledToken> tokens;
     int64_t done = 0;  // mark of the backend
   };
+
+  // What the plan says of sequences whose logits are adjusted.
+  void StartAdjustments(const v1::GroupPlan& group);
+  void CountKnownTokens(const v1::GroupPlan& group, const StepInputs& inputs);
 
   Engine(const Parts& parts, const Options& options)
       : parts_(parts), options_(options) {}

@@ -71,6 +71,8 @@ class CountingBackend final : public Backend {
   void PlanCopies(const PlanCopiesArgs&) override { Refuse(); }
   void PackCopies(const PackCopiesArgs&) override { Refuse(); }
   void AddCopies(const AddCopiesArgs&) override { Refuse(); }
+  void AdjustLogits(const AdjustLogitsArgs&) override { Refuse(); }
+  void CountTokens(const CountTokensArgs&) override { Refuse(); }
   void LogitStats(const LogitStatsArgs&) override { Refuse(); }
   void MergeStats(const MergeStatsArgs&) override { Refuse(); }
   void ThresholdHistogram(const ThresholdHistogramArgs&) override { Refuse(); }

@@ -11,6 +11,12 @@
 
 namespace ring {
 
+// Added to the logit of one id.
+struct LogitBias {
+  int32_t id = 0;
+  float bias = 0;
+};
+
 // How the next token is drawn from the logits. Values are in range: the
 // coordinator checks them (coordinator/request_limits).
 struct Sampling {
@@ -19,6 +25,11 @@ struct Sampling {
   float top_p = 1;        // keep the smallest set with this mass; 1: all
   float min_p = 0;        // keep p >= min_p * max p; 0: all
   uint64_t seed = 0;      // key of the counter-based generator
+  // Before all that; kernels/sampling/logit_adjustment.h has the formulas.
+  float repetition_penalty = 1;  // of ids in prompt or completion; 1: none
+  float presence_penalty = 0;    // of ids in the completion
+  float frequency_penalty = 0;   // the same, times their number
+  std::vector<LogitBias> logit_bias = {};  // no id twice
 };
 
 // One sequence to generate.
@@ -31,6 +42,9 @@ struct GenerationRequest {
   std::vector<int32_t> generated;
   Sampling sampling;
   int max_new_tokens = 0;  // >= 1, `generated` included
+  // As many tokens come, `generated` included, before an id of the lists below
+  // can be drawn.
+  int min_new_tokens = 0;
   // Ids that end the sequence; the id itself is part of the completion. An id
   // in both lists counts as end of sequence.
   std::vector<int32_t> eos_token_ids;   // FinishReason::kEos

@@ -18,10 +18,19 @@ int64_t RowsOf(const v1::GroupPlan& plan) {
   return rows;
 }
 
-// Elements of the buffer that one SamplingRow takes.
-constexpr int64_t kSamplingInts = sizeof(SamplingRow) / sizeof(int32_t);
-static_assert(sizeof(SamplingRow) % sizeof(int32_t) == 0);
-static_assert(alignof(SamplingRow) <= 64);
+// Elements of the buffer that a struct takes.
+template <typename T>
+constexpr int64_t IntsOf() {
+  static_assert(sizeof(T) % sizeof(int32_t) == 0);
+  static_assert(alignof(T) <= 64);
+  return sizeof(T) / sizeof(int32_t);
+}
+
+// Makes `value` the i-th of the structs at `to`.
+template <typename T>
+void Put(const T& value, int64_t i, int32_t* to) {
+  std::memcpy(to + i * IntsOf<T>(), &value, sizeof(T));
+}
 
 absl::Status CheckLimit(int64_t value, int64_t limit, const char* what) {
   if (value <= limit) return absl::OkStatus();
@@ -42,6 +51,17 @@ SamplingRow SamplingRowOf(const v1::Sample& sample) {
   return row;
 }
 
+LogitAdjustment LogitAdjustmentOf(const v1::Sample& sample) {
+  LogitAdjustment row;
+  if (!sample.has_adjustment()) return row;
+  row.sequence = sample.sequence();
+  row.repetition_penalty = sample.adjustment().repetition_penalty();
+  row.presence_penalty = sample.adjustment().presence_penalty();
+  row.frequency_penalty = sample.adjustment().frequency_penalty();
+  row.num_edits = sample.adjustment().num_edits();
+  return row;
+}
+
 PlanBuffer::Field PlanBuffer::Reserve(int64_t capacity) {
   // 16 elements = 64 bytes keeps every array on a cache line of its own.
   const Field field{size_, capacity};
@@ -59,9 +79,11 @@ PlanBuffer::PlanBuffer(const Limits& limits, Backend* backend)
                        &state_out_, &page_row_}) {
     *field = Reserve(rows);  // a segment has at least one row
   }
-  sample_rows_ = Reserve(rows);
-  sample_sequences_ = Reserve(rows);
-  sampling_ = Reserve(rows * kSamplingInts);
+  const int64_t samples = limits.max_samples;
+  sample_rows_ = Reserve(samples);
+  sample_sequences_ = Reserve(samples);
+  sampling_ = Reserve(samples * IntsOf<SamplingRow>());
+  adjustments_ = Reserve(samples * IntsOf<LogitAdjustment>());
   // A row can open one page, and a sequence that comes back can bring all.
   const int64_t entries = rows + limits.max_pages;
   page_index_ = Reserve(entries);
@@ -124,9 +146,8 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
   for (int i = 0; i < group.samples_size(); ++i) {
     Host(sample_rows_)[i] = group.samples(i).row();
     Host(sample_sequences_)[i] = group.samples(i).sequence();
-    const SamplingRow sampling = SamplingRowOf(group.samples(i));
-    std::memcpy(Host(sampling_) + i * kSamplingInts, &sampling,
-                sizeof(sampling));
+    Put(SamplingRowOf(group.samples(i)), i, Host(sampling_));
+    Put(LogitAdjustmentOf(group.samples(i)), i, Host(adjustments_));
   }
   for (int i = 0; i < group.page_entries_size(); ++i) {
     const v1::PageEntry& entry = group.page_entries(i);
@@ -163,6 +184,8 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
   inputs.sample_rows = Device(sample_rows_);
   inputs.sample_sequences = Device(sample_sequences_);
   inputs.sampling = reinterpret_cast<const SamplingRow*>(Device(sampling_));
+  inputs.adjustments =
+      reinterpret_cast<const LogitAdjustment*>(Device(adjustments_));
   inputs.page_index = Device(page_index_);
   inputs.page_values = Device(page_values_);
   inputs.num_page_entries = group.page_entries_size();
@@ -194,9 +217,9 @@ void PlanBuffer::PadDecodeOnly(const v1::GroupPlan& group,
   const int64_t samples = group.samples_size();
   fill(sample_rows_, samples, -1);
   fill(sample_sequences_, samples, -1);
-  const SamplingRow greedy;
   for (int64_t i = samples; i < padded_rows; ++i) {
-    std::memcpy(Host(sampling_) + i * kSamplingInts, &greedy, sizeof(greedy));
+    Put(SamplingRow(), i, Host(sampling_));
+    Put(LogitAdjustment(), i, Host(adjustments_));
   }
   fill(page_index_, group.page_entries_size(), -1);
 }

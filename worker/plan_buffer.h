@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/backend.h"
+#include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
 #include "worker/model/step_inputs.h"
 
@@ -19,12 +20,15 @@ class Sample;
 }  // namespace v1
 
 SamplingRow SamplingRowOf(const v1::Sample& sample);
+LogitAdjustment LogitAdjustmentOf(const v1::Sample& sample);
 
 // Confined to the engine thread.
 class PlanBuffer {
  public:
   struct Limits {
-    int64_t max_rows = 0;   // of one group's step, padding included
+    // Of one group's step, padding included.
+    int64_t max_rows = 0;
+    int64_t max_samples = 0;
     int64_t max_pages = 0;  // of one sequence
     int data_parallel = 1;  // groups
     // Device table that page entries are scattered into, borrowed.
@@ -64,7 +68,8 @@ class PlanBuffer {
   Field tokens_, token_slots_, positions_;
   Field row_begin_, row_count_, position_, state_in_, state_out_, page_row_;
   Field sample_rows_, sample_sequences_;
-  Field sampling_;  // SamplingRow each
+  Field sampling_;     // SamplingRow each
+  Field adjustments_;  // LogitAdjustment each
   Field page_index_, page_values_;
   Field row_valid_;
   std::vector<int32_t> host_;

@@ -19,11 +19,22 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Create(const Options& options,
   RING_ASSIGN_OR_RETURN(sampler->gathered_,
                         backend->Allocate(part_bytes * tp->size()));
   RING_ASSIGN_OR_RETURN(sampler->stats_,
-                        backend->Allocate(rows * sizeof(RowStats)));
+                        backend->Allocate(2 * rows * sizeof(RowStats)));
   RING_ASSIGN_OR_RETURN(sampler->thresholds_,
-                        backend->Allocate(rows * sizeof(Threshold)));
+                        backend->Allocate(2 * rows * sizeof(Threshold)));
   RING_ASSIGN_OR_RETURN(sampler->tokens_,
                         backend->Allocate(rows * sizeof(SampledToken)));
+  RING_ASSIGN_OR_RETURN(
+      sampler->adjusted_,
+      backend->Allocate(rows * options.local_vocab * sizeof(float)));
+  RING_ASSIGN_OR_RETURN(
+      sampler->occurrences_,
+      backend->Allocate(options.max_sequences * options.local_vocab *
+                        sizeof(Occurrences)));
+  const int64_t edits = options.max_sequences * kMaxLogitEdits;
+  RING_ASSIGN_OR_RETURN(sampler->edits_,
+                        backend->Allocate(edits * sizeof(LogitEdit)));
+  sampler->host_edits_.resize(edits);
   return sampler;
 }
 
@@ -37,20 +48,61 @@ Sampler::Mode Sampler::ModeOf(absl::Span<const SamplingRow> rows) {
   return mode;
 }
 
+void Sampler::StartSequence(int32_t sequence, bool counts,
+                            absl::Span<const LogitEdit> edits) {
+  RING_CHECK_LT(sequence, options_.max_sequences);
+  RING_CHECK_LE(edits.size(), static_cast<size_t>(kMaxLogitEdits));
+  if (counts) {
+    const int64_t cols = options_.local_vocab;
+    backend_->Zero(static_cast<Occurrences*>(occurrences_->data()) +
+                       int64_t{sequence} * cols,
+                   cols * static_cast<int64_t>(sizeof(Occurrences)));
+  }
+  const int64_t first = int64_t{sequence} * kMaxLogitEdits;
+  std::copy(edits.begin(), edits.end(), host_edits_.begin() + first);
+  backend_->CopyToDevice(
+      static_cast<LogitEdit*>(edits_->data()) + first,
+      host_edits_.data() + first,
+      static_cast<int64_t>(edits.size() * sizeof(LogitEdit)));
+}
+
+void Sampler::Count(const int32_t* tokens, const int32_t* sequences,
+                    int64_t count, bool prompt) {
+  if (count == 0) return;
+  backend_->CountTokens({tokens, sequences, count, prompt, options_.vocab_begin,
+                         options_.local_vocab,
+                         static_cast<Occurrences*>(occurrences_->data())});
+}
+
 void Sampler::Draw(const DrawArgs& args) {
   const int64_t n = args.num_rows;
   RING_CHECK_LE(n, options_.max_rows);
   if (n == 0) return;
-  const LogitsSlice slice = {args.logits, n, options_.local_vocab,
-                             options_.vocab_begin, args.num_token_ids};
+  LogitsSlice slice = {args.logits, n, options_.local_vocab,
+                       options_.vocab_begin, args.num_token_ids};
   auto* const stats = static_cast<RowStats*>(stats_->data());
   auto* const thresholds = static_cast<Threshold*>(thresholds_->data());
 
   auto* const own_stats = static_cast<RowStats*>(part_->data());
+  const RowStats* raw_stats = stats;
+  int64_t num_stats = n;
+  if (args.mode.adjust) {
+    // One gather and one merge for the statistics of both.
+    raw_stats = stats + n;
+    num_stats = 2 * n;
+    backend_->LogitStats({slice, own_stats + n});
+    auto* const adjusted = static_cast<float*>(adjusted_->data());
+    backend_->AdjustLogits(
+        {slice, args.adjustments,
+         static_cast<const Occurrences*>(occurrences_->data()),
+         static_cast<const LogitEdit*>(edits_->data()), adjusted});
+    slice.raw = slice.logits;
+    slice.logits = adjusted;
+  }
   backend_->LogitStats({slice, own_stats});
-  tp_->AllGather(own_stats, gathered_->data(), n * sizeof(RowStats));
+  tp_->AllGather(own_stats, gathered_->data(), num_stats * sizeof(RowStats));
   backend_->MergeStats({static_cast<const RowStats*>(gathered_->data()),
-                        tp_->size(), n, stats, thresholds});
+                        tp_->size(), num_stats, stats, thresholds});
 
   if (args.mode.top_k) Narrow(slice, args.rows, ThresholdKind::kTopK);
   if (args.mode.top_p) Narrow(slice, args.rows, ThresholdKind::kTopP);
@@ -61,8 +113,10 @@ void Sampler::Draw(const DrawArgs& args) {
   }
 
   backend_->FinishTokens(
-      {args.rows, stats, static_cast<const TokenDraw*>(gathered_->data()),
-       tp_->size(), n, static_cast<SampledToken*>(tokens_->data()), args.ids});
+      {args.rows, stats, raw_stats,
+       static_cast<const TokenDraw*>(gathered_->data()), tp_->size(), n,
+       static_cast<SampledToken*>(tokens_->data()), args.ids});
+  if (args.mode.adjust) Count(args.ids, args.sequences, n, /*prompt=*/false);
 }
 
 void Sampler::Read(absl::Span<SampledToken> tokens) {

@@ -10,6 +10,7 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/paged_attention/paged_attention.h"
 #include "ring/v1/plan.pb.h"
+#include "worker/adjustment_plan.h"
 #include "worker/decode_bucket.h"
 
 namespace ring {
@@ -75,6 +76,7 @@ absl::Status Scheduler::FitLimits(SequenceState* sequence) const {
         " holds ",
         options_.max_context, " tokens, the cache of a group ", cache_tokens));
   }
+  RING_RETURN_IF_ERROR(CheckAdjustments(request));
   sequence->max_samples = std::min(wanted, room);
   sequence->limit_reason =
       wanted <= room ? FinishReason::kLength : FinishReason::kContextFull;
@@ -303,6 +305,7 @@ void Scheduler::Admit(absl::Span<const int64_t> budgets) {
 void Scheduler::AddSegment(Group* group, SequenceState* sequence, int64_t rows,
                            v1::GroupPlan* plan, SentPlan::Group* sent) {
   const int64_t begin = sequence->planned_rows;
+  if (begin == 0) StartAdjustments(*sequence, plan);
   while (static_cast<int64_t>(sequence->pages.size()) * kPageTokens <
          begin + rows) {
     v1::PageEntry* const entry = plan->add_page_entries();
@@ -321,6 +324,7 @@ void Scheduler::AddSegment(Group* group, SequenceState* sequence, int64_t rows,
   for (int64_t i = begin; i < begin + rows; ++i) {
     segment->add_tokens(i < sequence->num_known() ? sequence->known[i] : -1);
   }
+  if (begin < sequence->num_known()) CountSegment(*sequence, segment);
   sequence->planned_rows += rows;
   ++sequence->plans_in_flight;
   sent->rows.push_back(sequence);
@@ -338,6 +342,7 @@ void Scheduler::AddSample(SequenceState* sequence, int64_t row,
   sample->set_min_p(sampling.min_p);
   sample->set_seed(sampling.seed);
   sample->set_position(static_cast<int32_t>(sequence->planned_rows));
+  AdjustSample(*sequence, sample);
   ++sequence->num_sampled;
   sent->samples.push_back(sequence);
 }

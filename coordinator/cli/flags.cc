@@ -55,6 +55,25 @@ void AddGenerationFlags(CLI::App* command, GenerationFlags* flags) {
       ->add_option("--seed", flags->seed,
                    "of the random numbers; default: drawn by the server")
       ->check(CLI::NonNegativeNumber);
+  command->add_option(
+      "--repetition-penalty", flags->repetition_penalty,
+      "divides the positive logits of tokens that occur in "
+      "prompt or completion, multiplies negative ones; 1: none");
+  command->add_option("--presence-penalty", flags->presence_penalty,
+                      "subtracted from the logits of tokens that occur in the "
+                      "completion; 0: none");
+  command->add_option("--frequency-penalty", flags->frequency_penalty,
+                      "the same for each time that they occur; 0: none");
+  command
+      ->add_option("--logit-bias", flags->logit_bias,
+                   "added to the logit of a token; may be repeated")
+      ->type_name("ID=BIAS")
+      ->allow_extra_args(false);
+  command->add_option("--min-tokens", flags->min_tokens,
+                      "tokens before nothing but --max-tokens and the context "
+                      "ends the completion; default: 0");
+  command->add_flag("--ignore-eos", flags->ignore_eos,
+                    "go on after the model's end-of-sequence tokens");
   command
       ->add_option("--stop", flags->stop,
                    "text that ends the completion; may be repeated")
@@ -124,6 +143,13 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
 }
 
 }  // namespace
+
+std::istream& operator>>(std::istream& in, TokenBias& value) {
+  char equals = 0;
+  in >> value.id >> equals >> value.bias;
+  if (equals != '=') in.setstate(std::ios::failbit);
+  return in;
+}
 
 CommandLine ParseCommandLine(int argc, char** argv) {
   CommandLine line;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <istream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,6 +18,14 @@ struct ConnectionFlags {
   double timeout_s = 0;  // of a call; 0: none
 };
 
+// Written as ID=BIAS.
+struct TokenBias {
+  TokenBias() = default;  // no aggregate: CLI11 would make one of an id alone
+  int32_t id = 0;
+  double bias = 0;
+};
+std::istream& operator>>(std::istream& in, TokenBias& value);
+
 // Options of a completion. What is absent, the server decides.
 struct GenerationFlags {
   std::optional<int64_t> max_tokens;
@@ -25,6 +34,12 @@ struct GenerationFlags {
   std::optional<double> top_p;
   std::optional<double> min_p;
   std::optional<uint64_t> seed;
+  std::optional<double> repetition_penalty;
+  std::optional<double> presence_penalty;
+  std::optional<double> frequency_penalty;
+  std::vector<TokenBias> logit_bias;
+  std::optional<int64_t> min_tokens;
+  bool ignore_eos = false;
   std::vector<std::string> stop;
   std::vector<int32_t> stop_ids;
   bool no_thinking = false;

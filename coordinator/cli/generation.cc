@@ -23,8 +23,24 @@ void SetOptions(const GenerationFlags& flags, v1::GenerateRequest* request) {
   if (flags.top_p) sampling->set_top_p(*flags.top_p);
   if (flags.min_p) sampling->set_min_p(*flags.min_p);
   if (flags.seed) sampling->set_seed(*flags.seed);
+  if (flags.repetition_penalty) {
+    sampling->set_repetition_penalty(*flags.repetition_penalty);
+  }
+  if (flags.presence_penalty) {
+    sampling->set_presence_penalty(*flags.presence_penalty);
+  }
+  if (flags.frequency_penalty) {
+    sampling->set_frequency_penalty(*flags.frequency_penalty);
+  }
+  for (const TokenBias& bias : flags.logit_bias) {
+    v1::LogitBias* const entry = sampling->add_logit_bias();
+    entry->set_token_id(bias.id);
+    entry->set_bias(bias.bias);
+  }
   v1::Stopping* stopping = request->mutable_stopping();
   if (flags.max_tokens) stopping->set_max_tokens(*flags.max_tokens);
+  if (flags.min_tokens) stopping->set_min_tokens(*flags.min_tokens);
+  if (flags.ignore_eos) stopping->set_ignore_eos(true);
   for (const std::string& stop : flags.stop) stopping->add_stop_strings(stop);
   for (const int32_t id : flags.stop_ids) stopping->add_stop_token_ids(id);
   if (flags.no_thinking && request->has_chat()) {

@@ -174,6 +174,7 @@ __global__ void __launch_bounds__(kThreads)
     const int64_t column = ~static_cast<uint32_t>(largest);
     all.max = logits[column];
     all.argmax = args.slice.vocab_begin + static_cast<int32_t>(column);
+    all.raw = RawLogits(args.slice)[row * args.slice.cols + column];
   }
   float sum = 0;
   if (all.bad == 0 && all.max > -INFINITY) {
@@ -353,6 +354,7 @@ __global__ void __launch_bounds__(kThreads)
   best.score = -std::numeric_limits<double>::infinity();
   const uint32_t min_key = MinKey(params, stats, args.thresholds[row]);
   const float* const logits = args.slice.logits + row * args.slice.cols;
+  const float* const raw = RawLogits(args.slice) + row * args.slice.cols;
   const int64_t columns = OpenColumns(args.slice);
   const int64_t begin = blockIdx.x * kStripColumns + threadIdx.x;
   float values[kEach];
@@ -375,7 +377,7 @@ __global__ void __launch_bounds__(kThreads)
     const float slack = 1e-3f + 1e-5f * (fabsf(scaled) + fabsf(reach));
     if (scaled + bound + slack < reach) continue;
     const double score = double{values[k]} / temperature + GumbelNoise(bits);
-    if (score > best.score) best = {score, id, values[k]};
+    if (score > best.score) best = {score, id, raw[i]};
   }
   best = FoldBlock(best, Better);
   if (!HandIn(strips, best)) return;
@@ -393,20 +395,21 @@ __global__ void FinishRow(FinishTokensArgs args) {
   const int64_t row = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
   if (row >= args.rows) return;
   const RowStats stats = args.stats[row];
+  const RowStats raw = args.raw_stats[row];
   TokenDraw best;
   if (IsGreedy(args.params[row])) {
     best.id = stats.argmax;
-    best.logit = stats.max;
+    best.raw = stats.raw;
   } else {
     for (int rank = 0; rank < args.ranks; ++rank) {
       best = Better(best, args.draws[rank * args.rows + row]);
     }
   }
   SampledToken token;
-  if (!IsBad(stats) && best.id >= 0) {
+  if (!IsBad(stats) && !IsBad(raw) && best.id >= 0) {
     token.id = best.id;
     token.logprob =
-        static_cast<float>(double{best.logit} - stats.max - log(stats.sum_exp));
+        static_cast<float>(double{best.raw} - raw.max - log(raw.sum_exp));
   }
   args.tokens[row] = token;
   args.ids[row] = token.id;

@@ -16,8 +16,9 @@
 // Integer sums do not depend on order, so neither the slicing of the
 // vocabulary nor the batch changes a token.
 //
-// An op that changes logits in place before LogitStats (penalties, bias) fits
-// in front: it would take the same LogitsSlice and the rows' parameters.
+// Biases and penalties come before all that (logit_adjustment.h): the ops then
+// read adjusted logits, and LogitStats runs over the raw ones as well, which
+// log probabilities are of.
 #pragma once
 
 #include <bit>
@@ -52,7 +53,8 @@ constexpr bool UsesTopP(const SamplingRow& row) {
 struct SampledToken {
   int32_t id = -1;  // -1: no token, since a logit was NaN or +inf, or none was
                     // finite
-  float logprob = 0;  // ln softmax(logits)[id], before temperature and filters
+  float logprob = 0;  // ln softmax(raw logits)[id], before temperature, filters
+                      // and adjustments
 };
 
 // This rank's part of the logits of all sampled rows.
@@ -62,7 +64,14 @@ struct LogitsSlice {
   int64_t cols = 0;           // local vocabulary, may be 0
   int32_t vocab_begin = 0;    // id of column 0
   int32_t num_token_ids = 0;  // ids from here on are never drawn
+  // [rows, cols] What the model gave, where `logits` are adjusted; null: the
+  // same.
+  const float* raw = nullptr;
 };
+
+constexpr const float* RawLogits(const LogitsSlice& slice) {
+  return slice.raw != nullptr ? slice.raw : slice.logits;
+}
 
 // Largest logit and sum of exponentials of one row, over a slice or, merged,
 // over all of them.
@@ -71,7 +80,7 @@ struct RowStats {
   int32_t argmax = 0;  // the lowest id that has it, -1 if there is none
   double sum_exp = 0;  // of exp(logit - max)
   int32_t bad = 0;     // 1: a logit is NaN or +inf
-  int32_t padding = 0;
+  float raw = 0;       // raw logit of argmax
 };
 
 // Keys order like the logits; -0 and +0 share one.
@@ -95,7 +104,7 @@ inline constexpr int kThresholdRounds = 4;
 struct TokenDraw {
   double score = 0;  // logit / temperature + Gumbel noise
   int32_t id = -1;   // -1: no id of this slice may be drawn
-  float logit = 0;   // of id
+  float raw = 0;     // raw logit of id
 };
 
 struct LogitStatsArgs {
@@ -141,6 +150,7 @@ struct DrawTokensArgs {
 struct FinishTokensArgs {
   const SamplingRow* params = nullptr;  // [rows]
   const RowStats* stats = nullptr;      // [rows], merged
+  const RowStats* raw_stats = nullptr;  // the same, of the raw logits
   // [ranks, rows]; may be null if all rows are greedy.
   const TokenDraw* draws = nullptr;
   int ranks = 1;

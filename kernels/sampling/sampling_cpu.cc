@@ -65,6 +65,7 @@ void Merge(const RowStats& b, RowStats* a) {
   if (b.max > a->max) {
     a->max = b.max;
     a->argmax = b.argmax;
+    a->raw = b.raw;
   }
 }
 
@@ -119,8 +120,8 @@ struct SumExpKernel {
   }
 };
 
-RowStats StatsOf(const float* logits, int64_t begin, int64_t end,
-                 int32_t vocab_begin) {
+RowStats StatsOf(const float* logits, const float* raw, int64_t begin,
+                 int64_t end, int32_t vocab_begin) {
   RowStats stats = kEmptyStats;
   bool bad = false;
   simd::Dispatch<ScanKernel>(logits + begin, end - begin, &stats.max, &bad);
@@ -128,6 +129,7 @@ RowStats StatsOf(const float* logits, int64_t begin, int64_t end,
   if (bad) return stats;
   const float* const at = std::find(logits + begin, logits + end, stats.max);
   stats.argmax = vocab_begin + static_cast<int32_t>(at - logits);
+  stats.raw = raw[at - logits];
   if (stats.max == -kInfinity) return stats;
   simd::Dispatch<SumExpKernel>(logits + begin, end - begin, stats.max,
                                &stats.sum_exp);
@@ -191,21 +193,23 @@ class Gumbel {
   const uint32_t position_;
 };
 
-TokenDraw DrawFrom(const float* logits, int64_t begin, int64_t end,
-                   int32_t vocab_begin, const SamplingRow& row,
-                   uint32_t min_key) {
+// Columns [begin, end) of row `r`.
+TokenDraw DrawFrom(const LogitsSlice& slice, int64_t r, int64_t begin,
+                   int64_t end, const SamplingRow& row, uint32_t min_key) {
+  const float* const logits = slice.logits + r * slice.cols;
+  const float* const raw = RawLogits(slice) + r * slice.cols;
   TokenDraw best;
   best.score = -std::numeric_limits<double>::infinity();
   const Gumbel gumbel(row);
   for (int64_t i = begin; i < end; ++i) {
     if (OrderedKey(logits[i]) < min_key) continue;
     const double scaled = double{logits[i]} / row.temperature;
-    const int32_t id = vocab_begin + static_cast<int32_t>(i);
+    const int32_t id = slice.vocab_begin + static_cast<int32_t>(i);
     const uint64_t bits = gumbel.Bits(id);
     // Most ids cannot win whatever the logarithms are.
     if (scaled + Gumbel::UpperBound(bits) <= best.score) continue;
     const double score = scaled + Gumbel::Noise(bits);
-    if (score > best.score) best = {score, id, logits[i]};
+    if (score > best.score) best = {score, id, raw[i]};
   }
   return best;
 }
@@ -225,8 +229,9 @@ void LogitStats(const LogitStatsArgs& args, ThreadPool* pool) {
   std::vector<RowStats> parts(slice.rows * chunks);
   ForChunks(
       slice, pool, [&](int64_t row, int64_t chunk, int64_t begin, int64_t end) {
-        parts[row * chunks + chunk] = StatsOf(slice.logits + row * slice.cols,
-                                              begin, end, slice.vocab_begin);
+        parts[row * chunks + chunk] = StatsOf(
+            slice.logits + row * slice.cols,
+            RawLogits(slice) + row * slice.cols, begin, end, slice.vocab_begin);
       });
   for (int64_t row = 0; row < slice.rows; ++row) {
     args.stats[row] = kEmptyStats;
@@ -319,9 +324,9 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
       slice, pool, [&](int64_t row, int64_t chunk, int64_t begin, int64_t end) {
         const SamplingRow& params = args.params[row];
         if (IsGreedy(params) || IsBad(args.stats[row])) return;
-        parts[row * chunks + chunk] = DrawFrom(
-            slice.logits + row * slice.cols, begin, end, slice.vocab_begin,
-            params, MinKey(params, args.stats[row], args.thresholds[row]));
+        parts[row * chunks + chunk] =
+            DrawFrom(slice, row, begin, end, params,
+                     MinKey(params, args.stats[row], args.thresholds[row]));
       });
   for (int64_t row = 0; row < slice.rows; ++row) {
     args.draws[row] = TokenDraw();
@@ -334,10 +339,11 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
 void FinishTokens(const FinishTokensArgs& args, ThreadPool*) {
   for (int64_t row = 0; row < args.rows; ++row) {
     const RowStats& stats = args.stats[row];
+    const RowStats& raw = args.raw_stats[row];
     TokenDraw best;
     if (IsGreedy(args.params[row])) {
       best.id = stats.argmax;
-      best.logit = stats.max;
+      best.raw = stats.raw;
     } else {
       for (int rank = 0; rank < args.ranks; ++rank) {
         best = Better(best, args.draws[rank * args.rows + row]);
@@ -345,10 +351,10 @@ void FinishTokens(const FinishTokensArgs& args, ThreadPool*) {
     }
     SampledToken& token = args.tokens[row];
     token = SampledToken();
-    if (!IsBad(stats) && best.id >= 0) {
+    if (!IsBad(stats) && !IsBad(raw) && best.id >= 0) {
       token.id = best.id;
-      token.logprob = static_cast<float>(double{best.logit} - stats.max -
-                                         std::log(stats.sum_exp));
+      token.logprob = static_cast<float>(double{best.raw} - raw.max -
+                                         std::log(raw.sum_exp));
     }
     args.ids[row] = token.id;
   }

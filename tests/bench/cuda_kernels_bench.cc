@@ -437,7 +437,8 @@ void Sampling(Bench* bench, int rows, bool greedy) {
     if (!greedy) {
       bench->gpu().DrawTokens({slice, params, stats, thresholds, draws});
     }
-    bench->gpu().FinishTokens({params, stats, draws, 1, rows, tokens, ids});
+    bench->gpu().FinishTokens(
+        {params, stats, stats, draws, 1, rows, tokens, ids});
   });
   bench->Report(
       absl::StrCat("sampling, ", greedy ? "greedy" : "Gumbel", ", M=", rows),

@@ -202,6 +202,59 @@ TEST_F(CoordinatorLinkTest, CarriesARequestDownAndTokensUp) {
   EXPECT_EQ(reason, v1::FINISH_REASON_STOP_TOKEN);
 }
 
+TEST_F(CoordinatorLinkTest, CarriesPenaltiesBiasesAndStoppingDown) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  v1::GenerateRequest asked = Request();
+  v1::Sampling* const sampling = asked.mutable_sampling();
+  sampling->set_repetition_penalty(1.25);
+  sampling->set_presence_penalty(0.5);
+  sampling->set_frequency_penalty(-0.75);
+  for (const int32_t id : {40, 30}) {
+    v1::LogitBias* const bias = sampling->add_logit_bias();
+    bias->set_token_id(id);
+    bias->set_bias(id == 40 ? -100 : 2.5);
+  }
+  asked.mutable_stopping()->set_min_tokens(2);
+  asked.mutable_stopping()->set_ignore_eos(true);
+  grpc::ClientContext context;
+  const auto stream = inference_->Generate(&context, asked);
+  const GenerationRequest request = sink_.WaitForRequest(0);
+  EXPECT_EQ(request.sampling.repetition_penalty, 1.25f);
+  EXPECT_EQ(request.sampling.presence_penalty, 0.5f);
+  EXPECT_EQ(request.sampling.frequency_penalty, -0.75f);
+  ASSERT_EQ(request.sampling.logit_bias.size(), 2u);
+  EXPECT_EQ(request.sampling.logit_bias[0].id, 40);
+  EXPECT_EQ(request.sampling.logit_bias[0].bias, -100);
+  EXPECT_EQ(request.sampling.logit_bias[1].id, 30);
+  EXPECT_EQ(request.sampling.logit_bias[1].bias, 2.5f);
+  EXPECT_EQ(request.min_new_tokens, 2);
+  EXPECT_TRUE(request.eos_token_ids.empty());
+  EXPECT_EQ(request.stop_token_ids, std::vector<int32_t>{12});
+
+  // The client sees what holds.
+  v1::GenerateEvent event;
+  ASSERT_TRUE(stream->Read(&event));
+  EXPECT_EQ(event.accepted().sampling().repetition_penalty(), 1.25);
+  EXPECT_EQ(event.accepted().sampling().logit_bias_size(), 2);
+  EXPECT_TRUE(event.accepted().stopping().ignore_eos());
+  context.TryCancel();
+}
+
+TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  grpc::ClientContext context;
+  const auto stream = inference_->Generate(&context, Request());
+  const GenerationRequest request = sink_.WaitForRequest(0);
+  EXPECT_EQ(request.sampling.repetition_penalty, 1);
+  EXPECT_EQ(request.sampling.presence_penalty, 0);
+  EXPECT_EQ(request.sampling.frequency_penalty, 0);
+  EXPECT_TRUE(request.sampling.logit_bias.empty());
+  EXPECT_EQ(request.min_new_tokens, 0);
+  context.TryCancel();
+}
+
 TEST_F(CoordinatorLinkTest, CancelReachesTheSink) {
   StartServer("127.0.0.1:0");
   StartLink();

@@ -58,7 +58,10 @@ class EchoSink : public RequestSink {
   static void Answer(const GenerationRequest& request, EventSink* events) {
     if (request.prompt[0] == 0) return;
     std::vector<int32_t> tokens = request.prompt;
-    tokens.push_back(request.eos_token_ids[0]);
+    // Unless ends of sequence are ignored.
+    if (!request.eos_token_ids.empty()) {
+      tokens.push_back(request.eos_token_ids[0]);
+    }
     for (size_t i = 0; i < tokens.size(); ++i) {
       TokenEvent event;
       event.id = request.id;

@@ -440,6 +440,37 @@ class PythonClientTest(unittest.TestCase):
             self.assertEqual(raised.exception.code(),
                              grpc.StatusCode.UNIMPLEMENTED)
 
+    def test_ring_generate_takes_penalties_and_biases(self):
+        good = ["generate", "--ids", "5,6,7", "--repetition-penalty", "1.2",
+                "--presence-penalty", "-0.5", "--frequency-penalty", "2",
+                "--logit-bias", "5=-1.5", "--logit-bias", "812=100",
+                "--min-tokens", "1"]
+        result = self.ring(*good)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        for flag, value, message in (
+                ("--repetition-penalty", "0",
+                 "repetition_penalty = 0 is not in (0, 10]"),
+                ("--presence-penalty", "3",
+                 "presence_penalty = 3 is not in [-2, 2]"),
+                ("--frequency-penalty", "-3",
+                 "frequency_penalty = -3 is not in [-2, 2]"),
+                ("--logit-bias", "6=101",
+                 "logit_bias of id 6 = 101 is not in [-100, 100]"),
+                ("--logit-bias", "813=1",
+                 "logit_bias: id 813 is not in [0, 812]"),
+                ("--min-tokens", "-1",
+                 "min_tokens = -1 is not in [0, 1073741824]")):
+            result = self.ring("generate", "--ids", "5", flag, value)
+            self.assertEqual(result.returncode, 1, flag)
+            self.assertIn(message, result.stderr)
+        for bad in ("5", "a=1", "5=x"):
+            result = self.ring("generate", "--ids", "5", "--logit-bias", bad)
+            self.assertEqual(result.returncode, 2, bad)
+            self.assertIn("--logit-bias", result.stderr)
+        ignored = self.ring("generate", "--ids", "5", "--ignore-eos",
+                            "--max-tokens", "1")
+        self.assertEqual(ignored.returncode, 0, ignored.stderr)
+
     def test_ring_chat(self):
         result = self.ring("chat", input="Hello\n")
         self.assertEqual(result.returncode, 0, result.stderr)

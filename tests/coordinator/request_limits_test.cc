@@ -19,7 +19,10 @@ const ServedModel& Model() {
   static const ServedModel* const model = [] {
     auto* made = new ServedModel;
     made->num_token_ids = 100;
-    made->defaults = {.temperature = 0.6, .top_k = 20, .top_p = 0.9};
+    made->defaults = {.temperature = 0.6,
+                      .top_k = 20,
+                      .top_p = 0.9,
+                      .repetition_penalty = 1.1};
     return made;
   }();
   return *model;
@@ -38,6 +41,11 @@ TEST(RequestLimitsTest, MissingOptionsAreTheModels) {
   EXPECT_EQ(options->top_k, 20);
   EXPECT_EQ(options->top_p, 0.9);
   EXPECT_EQ(options->min_p, 0);
+  EXPECT_EQ(options->repetition_penalty, 1.1);
+  EXPECT_EQ(options->presence_penalty, 0);
+  EXPECT_EQ(options->frequency_penalty, 0);
+  EXPECT_EQ(options->min_tokens, 0);
+  EXPECT_FALSE(options->ignore_eos);
   EXPECT_EQ(options->max_tokens, 0);
   EXPECT_TRUE(options->split_reasoning);
 }
@@ -65,14 +73,29 @@ TEST(RequestLimitsTest, DrawsASeedForEachRequest) {
 TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   v1::GenerateRequest request;
   request.mutable_sampling()->set_top_p(0.5);
+  request.mutable_sampling()->set_presence_penalty(-0.25);
+  request.mutable_sampling()->set_frequency_penalty(0.5);
+  v1::LogitBias* const bias = request.mutable_sampling()->add_logit_bias();
+  bias->set_token_id(7);
+  bias->set_bias(-3.5);
   request.mutable_stopping()->add_stop_strings("END");
+  request.mutable_stopping()->set_min_tokens(4);
+  request.mutable_stopping()->set_ignore_eos(true);
   const auto options = ReadOptions(request, Model());
   v1::Accepted accepted;
   EchoOptions(*options, &accepted);
   EXPECT_EQ(accepted.sampling().temperature(), 0.6);
   EXPECT_EQ(accepted.sampling().top_p(), 0.5);
   EXPECT_EQ(accepted.sampling().seed(), options->seed);
+  EXPECT_EQ(accepted.sampling().repetition_penalty(), 1.1);
+  EXPECT_EQ(accepted.sampling().presence_penalty(), -0.25);
+  EXPECT_EQ(accepted.sampling().frequency_penalty(), 0.5);
+  ASSERT_EQ(accepted.sampling().logit_bias_size(), 1);
+  EXPECT_EQ(accepted.sampling().logit_bias(0).token_id(), 7);
+  EXPECT_EQ(accepted.sampling().logit_bias(0).bias(), -3.5);
   EXPECT_EQ(accepted.stopping().stop_strings(0), "END");
+  EXPECT_EQ(accepted.stopping().min_tokens(), 4);
+  EXPECT_TRUE(accepted.stopping().ignore_eos());
   // What is echoed is itself a valid request with the same meaning.
   v1::GenerateRequest again;
   *again.mutable_sampling() = accepted.sampling();
@@ -115,9 +138,10 @@ TEST(RequestLimitsTest, RangesHoldAtTheirEnds) {
         Case{"top_k", 0, 1048576, -1, 1048577},
         Case{"top_p", 1e-6, 1, 0, 1.0001}, Case{"min_p", 0, 1, -0.001, 1.001},
         Case{"max_tokens", 1, 1 << 30, 0, (1 << 30) + 1.0},
-        Case{"repetition_penalty", 1, 1, 0.9, 1.1},
-        Case{"presence_penalty", 0, 0, -1, 1},
-        Case{"frequency_penalty", 0, 0, -1, 1}, Case{"min_tokens", 0, 0, -1, 1},
+        Case{"repetition_penalty", 1e-6, 10, 0, 10.001},
+        Case{"presence_penalty", -2, 2, -2.001, 2.001},
+        Case{"frequency_penalty", -2, 2, -2.001, 2.001},
+        Case{"min_tokens", 0, 1 << 30, -1, (1 << 30) + 1.0},
         Case{"choices", 1, 1, 0, 2}, Case{"top_logprobs", 0, 0, -1, 1}}) {
     for (const double good : {c.good_low, c.good_high}) {
       v1::GenerateRequest request;
@@ -167,9 +191,11 @@ TEST(RequestLimitsTest, MessagesNameValueAndRange) {
   request.mutable_sampling()->set_top_k(2000000);
   EXPECT_EQ(Error(request), "top_k = 2000000 is not in [0, 1048576]");
   request.mutable_sampling()->clear_top_k();
+  request.mutable_sampling()->set_repetition_penalty(0);
+  EXPECT_EQ(Error(request), "repetition_penalty = 0 is not in (0, 10]");
   request.mutable_sampling()->set_repetition_penalty(1.5);
-  EXPECT_EQ(Error(request),
-            "repetition_penalty = 1.5 is not supported: only 1 is");
+  request.mutable_output()->set_choices(2);
+  EXPECT_EQ(Error(request), "choices = 2 is not supported: only 1 is");
 }
 
 TEST(RequestLimitsTest, NanIsInNoRange) {
@@ -180,15 +206,45 @@ TEST(RequestLimitsTest, NanIsInNoRange) {
 }
 
 TEST(RequestLimitsTest, RefusesWhatIsNotImplementedByName) {
-  v1::GenerateRequest bias;
-  bias.mutable_sampling()->add_logit_bias()->set_token_id(3);
-  EXPECT_THAT(Error(bias), HasSubstr("logit_bias"));
-  v1::GenerateRequest ignore;
-  ignore.mutable_stopping()->set_ignore_eos(true);
-  EXPECT_THAT(Error(ignore), HasSubstr("ignore_eos"));
   v1::GenerateRequest logprobs;
   logprobs.mutable_output()->set_prompt_logprobs(0);
   EXPECT_THAT(Error(logprobs), HasSubstr("prompt_logprobs"));
+}
+
+TEST(RequestLimitsTest, MinTokensIsAtMostMaxTokens) {
+  v1::GenerateRequest request;
+  request.mutable_stopping()->set_max_tokens(3);
+  request.mutable_stopping()->set_min_tokens(3);
+  EXPECT_TRUE(ReadOptions(request, Model()).ok());
+  request.mutable_stopping()->set_min_tokens(4);
+  EXPECT_EQ(Error(request), "min_tokens = 4 is not in [0, max_tokens = 3]");
+  request.mutable_stopping()->clear_max_tokens();  // as long as fits
+  EXPECT_TRUE(ReadOptions(request, Model()).ok());
+}
+
+TEST(RequestLimitsTest, BiasesAreFewAndOfIdsThatExist) {
+  v1::GenerateRequest request;
+  v1::LogitBias* bias = request.mutable_sampling()->add_logit_bias();
+  for (const double good : {-100.0, 0.0, 100.0}) {
+    bias->set_bias(good);
+    EXPECT_TRUE(ReadOptions(request, Model()).ok()) << good;
+  }
+  bias->set_bias(100.5);
+  EXPECT_EQ(Error(request), "logit_bias of id 0 = 100.5 is not in [-100, 100]");
+  bias->set_bias(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THAT(Error(request), HasSubstr("= nan is not in"));
+  bias->set_bias(1);
+  for (const int32_t id : {-1, 100}) {
+    bias->set_token_id(id);
+    EXPECT_THAT(Error(request), HasSubstr("is not in [0, 99]"));
+  }
+  bias->set_token_id(99);
+  request.mutable_sampling()->add_logit_bias()->set_token_id(99);
+  EXPECT_EQ(Error(request), "logit_bias has id 99 twice");
+  for (int i = 2; i < 1025; ++i) request.mutable_sampling()->add_logit_bias();
+  EXPECT_EQ(Error(request),
+            "logit_bias has 1025 entries, at most 1024 are "
+            "allowed");
 }
 
 TEST(RequestLimitsTest, BoundsNamesAndLists) {

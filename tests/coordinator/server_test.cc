@@ -229,6 +229,23 @@ TEST_F(ServerTest, StopStringEndsTheCompletionAndTheGroupsWork) {
   EXPECT_EQ(completion.finished.stop_string(), "two th");
 }
 
+TEST_F(ServerTest, StopStringsCountFromMinTokensOn) {
+  const auto group = JoinGroup();
+  const std::vector<int32_t> one = Encode("one two three");
+  v1::GenerateRequest request = TextRequest("x");
+  request.mutable_stopping()->add_stop_strings("two");
+  request.mutable_stopping()->set_min_tokens(static_cast<int64_t>(one.size()));
+  Call call(inference_.get(), request);
+  const v1::Submit submit = group->WaitForSubmit();
+  std::vector<int32_t> ids = one;
+  for (const int32_t id : Encode(" one two three")) ids.push_back(id);
+  for (const int32_t id : ids) group->SendTokens(submit.id(), {id});
+  EXPECT_EQ(group->WaitForCancel(), submit.id());
+  const Completion completion = ReadAll(&call);
+  EXPECT_EQ(completion.text, "one two three one ");
+  EXPECT_EQ(completion.finished.reason(), v1::FINISH_REASON_STOP_STRING);
+}
+
 TEST_F(ServerTest, ReasoningHasItsOwnField) {
   const auto group = JoinGroup();
   Call call(inference_.get(), TextRequest("x"));
@@ -301,6 +318,9 @@ TEST_F(ServerTest, RefusesWhatItCannotDo) {
   request.set_text("x");
   request.mutable_sampling()->set_temperature(-1);
   expect(request, "temperature = -1 is not in [0, 100]");
+  request.mutable_sampling()->clear_temperature();
+  request.mutable_sampling()->set_frequency_penalty(3);
+  expect(request, "frequency_penalty = 3 is not in [-2, 2]");
 }
 
 TEST_F(ServerTest, RefusesUnknownFieldsAtAnyDepth) {
@@ -438,11 +458,11 @@ TEST_F(ServerTest, OtherModelsAndProtocolsAreRefusedWithAReason) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(digest_));
 
   v1::Hello other_protocol = GoodHello(digest_);
-  other_protocol.set_protocol_version(2);
+  other_protocol.set_protocol_version(3);
   FakeGroup second(server_->address(), other_protocol);
   status = second.WaitForEnd();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 2"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 3"));
   EXPECT_EQ(GetLoad().groups_size(), 0);
 }
 

@@ -45,6 +45,9 @@ class MiniGroup {
     int threads = 1;
     // As MakeBackend takes it. Threads with a GPU each cannot talk: one rank.
     std::string device = "cpu";
+    // Puts a backend in front of each rank's.
+    std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)>
+        wrap_backend;
     // Called on each rank's thread before its first step.
     std::function<void(int rank, const Mesh& mesh, Engine* engine)> on_ready;
   };

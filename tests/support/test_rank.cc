@@ -40,6 +40,9 @@ absl::Status BuildTestRank(const MiniGroup::Options& options,
   rank->placement = std::make_unique<ExpertPlacement>(std::move(placement));
   RING_ASSIGN_OR_RETURN(rank->backend,
                         MakeBackend(options.device, options.threads));
+  if (options.wrap_backend) {
+    rank->backend = options.wrap_backend(std::move(rank->backend));
+  }
   ShardSpec spec = MakeShardSpec(config, *rank->mesh, *rank->placement);
   spec.decay_mode = options.decay_mode;
   spec.format = options.format;

@@ -71,11 +71,20 @@ struct Outcome {
   int gathers = 0;
 };
 
+// Row i is of sequence i, whose list of edits is `edits`. Draws `steps` times
+// from the same logits.
+struct Adjusting {
+  std::vector<LogitAdjustment> rows;
+  std::vector<LogitEdit> edits;
+  int steps = 1;
+};
+
 // Samples on `ranks` threads, rank r holding columns [cuts[r], cuts[r + 1]).
-// All ranks must agree.
+// All ranks must agree. The outcome is that of all steps.
 Outcome SampleSliced(const std::vector<std::vector<float>>& logits,
                      const std::vector<SamplingRow>& rows,
-                     const std::vector<int>& cuts, int num_token_ids) {
+                     const std::vector<int>& cuts, int num_token_ids,
+                     const Adjusting& adjusting = {}) {
   const int ranks = static_cast<int>(cuts.size()) - 1;
   Meeting meeting(ranks);
   std::vector<Outcome> outcomes(ranks);
@@ -91,22 +100,35 @@ Outcome SampleSliced(const std::vector<std::vector<float>>& logits,
       const std::unique_ptr<Backend> backend = MakeCpuBackend(1);
       TestCommunicator tp(&meeting, rank);
       auto sampler = Sampler::Create(
-          {static_cast<int64_t>(rows.size()), cuts[rank], columns},
+          {static_cast<int64_t>(rows.size()), cuts[rank], columns, 8},
           backend.get(), &tp);
       ASSERT_TRUE(sampler.ok());
+      std::vector<int32_t> sequences(rows.size());
+      std::iota(sequences.begin(), sequences.end(), 0);
+      const bool adjust = !adjusting.rows.empty();
+      for (const int32_t sequence : sequences) {
+        if (adjust) (*sampler)->StartSequence(sequence, true, adjusting.edits);
+      }
       Outcome& o = outcomes[rank];
-      o.tokens.resize(rows.size());
-      o.ids.assign(rows.size(), -9);
+      std::vector<SampledToken> tokens(rows.size());
+      std::vector<int32_t> ids(rows.size(), -9);
       Sampler::DrawArgs draw;
       draw.logits = slice.data();
       draw.rows = rows.data();
       draw.num_rows = static_cast<int64_t>(rows.size());
       draw.mode = Sampler::ModeOf(rows);
+      draw.mode.adjust = adjust;
+      draw.adjustments = adjusting.rows.data();
+      draw.sequences = sequences.data();
       draw.num_token_ids = num_token_ids;
-      draw.ids = o.ids.data();
-      (*sampler)->Draw(draw);
-      (*sampler)->Read(absl::MakeSpan(o.tokens));
-      backend->Synchronize();
+      draw.ids = ids.data();
+      for (int step = 0; step < adjusting.steps; ++step) {
+        (*sampler)->Draw(draw);
+        (*sampler)->Read(absl::MakeSpan(tokens));
+        backend->Synchronize();
+        o.tokens.insert(o.tokens.end(), tokens.begin(), tokens.end());
+        o.ids.insert(o.ids.end(), ids.begin(), ids.end());
+      }
       o.gathers = tp.gathers;
     });
   }
@@ -114,7 +136,7 @@ Outcome SampleSliced(const std::vector<std::vector<float>>& logits,
   for (const Outcome& o : outcomes) {
     EXPECT_EQ(o.ids, outcomes[0].ids);
     EXPECT_EQ(o.gathers, outcomes[0].gathers);
-    for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t i = 0; i < o.ids.size(); ++i) {
       EXPECT_EQ(o.tokens[i].id, o.ids[i]);
       EXPECT_EQ(o.tokens[i].logprob, outcomes[0].tokens[i].logprob);
     }
@@ -231,6 +253,65 @@ TEST(SamplerTest, CollectivesDependOnTheParametersAlone) {
     EXPECT_EQ(SampleWhole({logits}, {both}).gathers, 10);
     EXPECT_EQ(SampleWhole({logits, logits}, {top_k, {}}).gathers, 6);
   }
+}
+
+TEST(SamplerTest, AdjustmentsNeedNoCollective) {
+  SamplingRow drawn;
+  drawn.temperature = 1;
+  drawn.top_k = 5;
+  const std::vector<float> logits = RandomLogits(50, 1);
+  const Adjusting adjusting = {{{0, 2, 0, 0, 0}, {}}, {}};
+  EXPECT_EQ(
+      SampleSliced({logits, logits}, {{}, {}}, {0, 50}, 50, adjusting).gathers,
+      1);
+  EXPECT_EQ(SampleSliced({logits, logits}, {{}, drawn}, {0, 50}, 50, adjusting)
+                .gathers,
+            6);
+}
+
+// With a penalty that nothing outweighs, draws visit the ids in order. Those
+// that are masked never come; the log probabilities stay those of the model.
+TEST(SamplerTest, DrawnTokensAreCountedAndMaskedOnesNeverDrawn) {
+  const std::vector<float> logits = RandomLogits(64, 4);
+  std::vector<int32_t> order(64);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(),
+            [&](int a, int b) { return logits[a] > logits[b]; });
+  Adjusting adjusting;
+  adjusting.rows = {{0, 1, 1e4f, 0, 2}, {}, {2, 1, 0, 1e4f, 0}};
+  adjusting.edits = {{order[0], -kInf}, {order[3], -kInf}};
+  adjusting.steps = 60;
+  for (const std::vector<int>& cuts :
+       {std::vector<int>{0, 64}, {0, 7, 30, 30, 64}}) {
+    const Outcome o = SampleSliced({logits, logits, logits}, {{}, {}, {}}, cuts,
+                                   64, adjusting);
+    std::vector<int32_t> masked;
+    std::vector<int32_t> all;
+    for (int step = 0; step < adjusting.steps; ++step) {
+      masked.push_back(o.ids[3 * step]);
+      EXPECT_EQ(o.ids[3 * step + 1], order[0]);
+      all.push_back(o.ids[3 * step + 2]);
+      for (int i = 3 * step; i < 3 * step + 3; ++i) {
+        EXPECT_NEAR(o.tokens[i].logprob, LogSoftmax(logits, o.ids[i]), 1e-5);
+      }
+    }
+    std::vector<int32_t> expected = order;
+    expected.resize(60);
+    EXPECT_EQ(all, expected);
+    expected = order;
+    expected.erase(expected.begin() + 3);
+    expected.erase(expected.begin());
+    expected.resize(60);
+    EXPECT_EQ(masked, expected);
+  }
+}
+
+// A mask cannot hide that the model's numbers are none.
+TEST(SamplerTest, MaskedRowsThatAreNotNumbersAreReported) {
+  std::vector<float> logits = RandomLogits(16, 1);
+  logits[5] = kNaN;
+  const Adjusting adjusting = {{{0, 1, 0, 0, 1}}, {{5, -kInf}}};
+  EXPECT_EQ(SampleSliced({logits}, {{}}, {0, 16}, 16, adjusting).ids[0], -1);
 }
 
 // A mix of all filters, on one row of logits each.

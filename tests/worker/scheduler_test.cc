@@ -1,5 +1,6 @@
 #include "worker/scheduler.h"
 
+#include <limits>
 #include <map>
 #include <random>
 #include <set>
@@ -177,6 +178,82 @@ TEST(SchedulerTest, StopsAtEosAndStopTokens) {
   EXPECT_THAT(events[0].tokens, ElementsAre(7));
   EXPECT_EQ(events[1].finish, FinishReason::kStopToken);
   ExpectAllFree(scheduler, options);
+}
+
+TEST(SchedulerTest, PlansSayWhatIsAdjustedAndOnlyThat) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  ASSERT_TRUE(scheduler.Submit(Request(1, 5, 4)).ok());
+  GenerationRequest penalty = Request(2, 200, 4);
+  penalty.generated = {50, 51};
+  penalty.sampling.frequency_penalty = 0.5f;
+  ASSERT_TRUE(scheduler.Submit(penalty).ok());
+  GenerationRequest mask = Request(3, 5, 4);
+  mask.eos_token_ids = {7};
+  mask.stop_token_ids = {8, 9};
+  mask.min_new_tokens = 2;
+  ASSERT_TRUE(scheduler.Submit(mask).ok());
+
+  // The first pieces of all prompts, with what the ranks have to know.
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  const v1::GroupPlan* group_plan = &plan.groups(0);
+  ASSERT_EQ(group_plan->segments_size(), 3);
+  EXPECT_EQ(group_plan->segments(0).counted_prompt(), 0);
+  EXPECT_EQ(group_plan->segments(1).counted_prompt(), 200);
+  EXPECT_EQ(group_plan->segments(2).counted_prompt(), 0);
+  ASSERT_EQ(group_plan->adjustment_starts_size(), 2);
+  const v1::AdjustmentStart counted = group_plan->adjustment_starts(0);
+  EXPECT_EQ(counted.sequence(), group_plan->segments(1).sequence());
+  EXPECT_TRUE(counted.counts());
+  EXPECT_EQ(counted.edit_ids_size(), 0);
+  const v1::AdjustmentStart masked = group_plan->adjustment_starts(1);
+  EXPECT_FALSE(masked.counts());
+  EXPECT_THAT(masked.edit_ids(), ElementsAre(7, 8, 9));
+  EXPECT_THAT(masked.edit_biases(),
+              testing::Each(-std::numeric_limits<float>::infinity()));
+  ASSERT_EQ(group_plan->samples_size(), 2);  // the long prompt goes on
+  EXPECT_FALSE(group_plan->samples(0).has_adjustment());
+  EXPECT_EQ(group_plan->samples(1).adjustment().num_edits(), 3);
+  EXPECT_EQ(group_plan->samples(1).adjustment().repetition_penalty(), 1);
+  scheduler.Commit({group.Run(*group_plan)});
+
+  for (int step = 1; step < 4; ++step) {
+    ASSERT_TRUE(scheduler.NextPlan(&plan));
+    group_plan = &plan.groups(0);
+    EXPECT_EQ(group_plan->adjustment_starts_size(), 0);
+    for (int i = 0; i < group_plan->samples_size(); ++i) {
+      const v1::Sample& sample = group_plan->samples(i);
+      if (sample.sequence() == counted.sequence()) {
+        EXPECT_EQ(sample.adjustment().frequency_penalty(), 0.5f);
+      } else {
+        EXPECT_EQ(sample.has_adjustment(),
+                  sample.sequence() == masked.sequence() && step < 2);
+      }
+    }
+    // Drawn tokens are not among those that are given.
+    for (const v1::Segment& segment : group_plan->segments()) {
+      EXPECT_EQ(segment.counted_prompt() > 0, segment.tokens(0) >= 0);
+    }
+    scheduler.Commit({group.Run(*group_plan)});
+  }
+}
+
+TEST(SchedulerTest, RefusesMoreEditsThanFit) {
+  Scheduler scheduler(SmallOptions());
+  GenerationRequest request = Request(1, 5, 4);
+  request.eos_token_ids.assign(100, 1);
+  request.sampling.logit_bias.assign(1052, {});
+  EXPECT_TRUE(scheduler.Submit(request).ok());
+  request.id = 2;
+  request.sampling.logit_bias.push_back({});
+  EXPECT_TRUE(scheduler.Submit(request).ok());  // ends are not masked
+  request.id = 3;
+  request.min_new_tokens = 1;
+  EXPECT_THAT(std::string(scheduler.Submit(request).message()),
+              HasSubstr("1053 biases and the ids that end the completion are "
+                        "1153, at most 1152 fit"));
 }
 
 TEST(SchedulerTest, EndsAtTheContext) {

@@ -7,6 +7,7 @@
 
 namespace ring {
 
+struct LogitAdjustment;
 struct SamplingRow;
 
 // Host values and device pointers of the step that was loaded last. The
@@ -24,9 +25,10 @@ struct StepInputs {
   StepSegments segments;
 
   // Device, per sample. Padding samples have row and sequence -1.
-  const int32_t* sample_rows = nullptr;       // [num_samples]
-  const int32_t* sample_sequences = nullptr;  // [num_samples]
-  const SamplingRow* sampling = nullptr;      // [num_samples]
+  const int32_t* sample_rows = nullptr;          // [num_samples]
+  const int32_t* sample_sequences = nullptr;     // [num_samples]
+  const SamplingRow* sampling = nullptr;         // [num_samples]
+  const LogitAdjustment* adjustments = nullptr;  // [num_samples]
 
   // Device, page table entries to write before the step; padding has index -1.
   const int32_t* page_index = nullptr;   // [num_page_entries] flat index

@@ -84,7 +84,7 @@ absl::StatusOr<GenerationConfig> ParseGenerationConfig(const Json& json) {
   RING_RETURN_IF_ERROR(Read(json, "min_p", 0, 1, &config.min_p));
   RING_RETURN_IF_ERROR(Read(json, "top_k", 0, &config.top_k));
   RING_RETURN_IF_ERROR(
-      Read(json, "repetition_penalty", 1e-3, 1e3, &config.repetition_penalty));
+      Read(json, "repetition_penalty", 1e-3, 10, &config.repetition_penalty));
   RING_RETURN_IF_ERROR(Read(json, "max_new_tokens", 1, &config.max_new_tokens));
   return config;
 }

@@ -16,10 +16,10 @@ struct GenerationConfig {
   std::vector<int64_t> eos_token_ids;  // one or a list in the file
   std::optional<bool> do_sample;       // false: greedy
   std::optional<double> temperature;
-  std::optional<double> top_p;   // (0, 1]
-  std::optional<double> min_p;   // [0, 1]
-  std::optional<int64_t> top_k;  // 0: off
-  std::optional<double> repetition_penalty;
+  std::optional<double> top_p;               // (0, 1]
+  std::optional<double> min_p;               // [0, 1]
+  std::optional<int64_t> top_k;              // 0: off
+  std::optional<double> repetition_penalty;  // [0.001, 10]
   std::optional<int64_t> max_new_tokens;
 };
 

@@ -385,7 +385,7 @@ std::vector<SampledToken> SampleAll(Backend* backend,
     }
   }
   backend->DrawTokens({slice, params, stats, thresholds, draws});
-  backend->FinishTokens({params, stats, draws, 1, n, tokens, ids});
+  backend->FinishTokens({params, stats, stats, draws, 1, n, tokens, ids});
   return arena.Get(tokens, n);
 }
 
