@@ -1,10 +1,33 @@
 #include "coordinator/flags.h"
 
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
 
 #include "CLI/CLI.hpp"
 
 namespace ring {
+namespace {
+
+[[noreturn]] void EndWithMistake(const std::string& message) {
+  std::fprintf(stderr, "ring-coordinator: %s\n", message.c_str());
+  std::exit(2);
+}
+
+// Help and the version are "errors" with code 0.
+[[noreturn]] void EndWith(const CLI::App& app, const CLI::ParseError& error) {
+  const int code = error.get_exit_code();
+  if (code == 0) std::exit(app.exit(error));
+  // They say which key of the file, or which file, but not whose they are.
+  const bool about_config =
+      code == static_cast<int>(CLI::ExitCodes::ConfigError) ||
+      code == static_cast<int>(CLI::ExitCodes::FileError);
+  EndWithMistake((about_config ? "--config: " : "") +
+                 std::string(error.what()));
+}
+
+}  // namespace
 
 CoordinatorFlags ParseFlags(int argc, char** argv) {
   CoordinatorFlags flags;
@@ -14,11 +37,11 @@ CoordinatorFlags ParseFlags(int argc, char** argv) {
       "ring-coordinator: takes requests over gRPC and shards them over the "
       "worker groups that join it");
   app.set_config("--config", "", "read options of the same names from FILE");
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", "ringmaster " RING_VERSION);
   app.add_option("--model", flags.model_dir,
                  "Hugging Face folder of the model: config, tokenizer, chat "
-                 "template; weights are not read")
-      ->required()
+                 "template; weights are not read; required")
       ->check(CLI::ExistingDirectory);
   app.add_option("--listen", flags.server.listen,
                  "HOST:PORT for clients and workers; port 0: any free one")
@@ -46,8 +69,10 @@ CoordinatorFlags ParseFlags(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    std::exit(app.exit(error) == 0 ? 0 : 2);
+    EndWith(app, error);
   }
+  // required() would be checked before flags that CLI11 does not know.
+  if (flags.model_dir.empty()) EndWithMistake("--model DIR is missing");
   flags.drain_timeout =
       std::chrono::milliseconds(static_cast<int64_t>(drain_timeout_s * 1000));
   return flags;

@@ -56,7 +56,7 @@ absl::Status Run(CoordinatorFlags flags) {
   bool cut_short = false;
   Mutex running_mutex;
   // The first signal starts the drain, the second cuts it short.
-  SignalWatcher signals([&](int count) {
+  SignalWatcher signals([&](int, int count) {
     end_request.Set();
     MutexLock lock(&running_mutex);
     if (count == 1 || running == nullptr) return;

@@ -100,10 +100,12 @@ absl::Status CheckRequestId(absl::string_view id) {
         absl::StrCat("request_id has ", id.size(), " bytes, at most ",
                      kMaxRequestIdBytes, " are allowed"));
   }
-  for (const char c : id) {
-    if (c < 0x20 || c > 0x7e) {
+  for (size_t i = 0; i < id.size(); ++i) {
+    if (id[i] < 0x20 || id[i] > 0x7e) {
       return absl::InvalidArgumentError(
-          "request_id has a character that is not printable ASCII");
+          absl::StrCat("request_id: byte ", i, " is 0x",
+                       absl::Hex(static_cast<uint8_t>(id[i]), absl::kZeroPad2),
+                       ", not printable ASCII"));
     }
   }
   return absl::OkStatus();

@@ -28,10 +28,12 @@ cores=$(nproc)
 # Ninja itself notices every other change of the configuration.
 if [ ${#defines[@]} -gt 0 ] ||
    [ ! "build/$preset/build.ninja" -nt CMakePresets.json ]; then
-  cmake --preset "$preset" "${defines[@]}" >"build-$preset.log" 2>&1 || {
-    cat "build-$preset.log" >&2
+  mkdir -p build
+  log=build/$preset-configure.log
+  cmake --preset "$preset" "${defines[@]}" >"$log" 2>&1 || {
+    cat "$log" >&2
     exit 1
   }
-  rm -f "build-$preset.log"
+  rm -f "$log"
 fi
 exec ninja -C "build/$preset" -j "$jobs" "$@"

@@ -9,16 +9,23 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 keep=no
-question="What is 5345 + 42134?"
+question=""
 while [ $# -gt 0 ]; do
   case $1 in
     --keep) keep=yes ;;
     -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "demo.sh: unknown option $1; see --help" >&2; exit 2 ;;
-    *) question=$1 ;;
+    *)
+      if [ -n "$question" ]; then
+        echo "demo.sh: one question, in quotes: \"$question $1 ...\"" >&2
+        exit 2
+      fi
+      question=$1
+      ;;
   esac
   shift
 done
+question=${question:-What is 5345 + 42134?}
 
 run_dir=$(mktemp -d "${TMPDIR:-/tmp}/ring-demo.XXXXXX")
 # Ends every in_group, the last one first: the ranks before the coordinator.
@@ -92,7 +99,8 @@ done
 $bin/ring status --server "$server" || fail "no rank is serving after 30 s"
 
 printf '\n> %s\n' "$question"
-$bin/ring generate --server "$server" --prompt "$question" --stats
+$bin/ring generate --server "$server" --prompt "$question" --stats ||
+  fail "the question was not answered"
 
 cat <<EOF
 

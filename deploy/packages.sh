@@ -44,25 +44,32 @@ missing_of() {
   comm -23 <(echo "$wanted") <(echo "$installed")
 }
 
+# Whether sudo lets this user become root; at a terminal it may ask.
+may_sudo() {
+  command -v sudo >/dev/null || return 1
+  sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; }
+}
+
 install_missing() {
   local missing as_root=""
   missing=$(missing_of "$@" | paste -s -d ' ')
   [ -n "$missing" ] || return 0
-  local apt="apt-get install -y --no-install-recommends $missing"
+  local apt="apt-get install -y --no-install-recommends"
   if [ "$(id -u)" -ne 0 ]; then
-    if ! command -v sudo >/dev/null ||
-       ! { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+    if ! may_sudo; then
       echo "Packages are missing and this user may not install them. Run as root:" >&2
-      echo "  apt-get update && $apt" >&2
+      echo "  apt-get update && $apt $missing" >&2
       return 2
     fi
     as_root=sudo
   fi
-  echo "Installing: $missing"
   $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  # Only now is clang's version known where apt had no lists.
+  missing=$(missing_of "$@" | paste -s -d ' ')
+  echo "Installing: $missing"
   # The list is words, not one name.
   # shellcheck disable=SC2086
-  $as_root env DEBIAN_FRONTEND=noninteractive $apt -qq >/dev/null
+  $as_root env DEBIAN_FRONTEND=noninteractive $apt $missing -qq >/dev/null
 }
 
 command=${1:-}

@@ -168,8 +168,14 @@ class Bench {
   absl::Status Decode(int batch) {
     const int64_t last = flags_.bench_context + kWarmSteps + kTimedSteps;
     const int64_t pages = last / kPageTokens + 1;
-    if (batch > flags_.max_sequences || last > rank_.max_context() ||
-        batch * pages > rank_.num_pages()) {
+    if (last > rank_.max_context()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--bench: sequences of ", last, " tokens (--bench-context ",
+          flags_.bench_context, " and ", kWarmSteps + kTimedSteps,
+          " steps) are longer than --max-context allows: ",
+          rank_.max_context()));
+    }
+    if (batch > flags_.max_sequences || batch * pages > rank_.num_pages()) {
       return absl::InvalidArgumentError(absl::StrCat(
           "--bench: ", batch, " sequences of ", last, " tokens need ",
           batch * pages * kPageTokens, " --kv-tokens and ", batch,

@@ -10,17 +10,10 @@
 #include "parallel/mesh.h"
 #include "ring/v1/plan.pb.h"
 #include "worker/decode_bucket.h"
+#include "worker/plan_rows.h"
 
 namespace ring {
 namespace {
-
-int64_t RowsOf(const v1::GroupPlan& plan) {
-  int64_t rows = 0;
-  for (const v1::Segment& segment : plan.segments()) {
-    rows += segment.tokens_size();
-  }
-  return rows;
-}
 
 // Of all groups, so that ranks which record do it in the same step.
 Sampler::Mode ModeOf(const v1::BatchPlan& plan) {

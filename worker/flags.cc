@@ -3,9 +3,34 @@
 #include <sstream>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/host_port.h"
 
 namespace ring {
+namespace {
+
+// Whether it is there, the backend knows.
+std::string CheckDeviceName(const std::string& name) {
+  absl::string_view number = name;
+  int gpu = 0;
+  const bool valid = name == "cpu" || name == "cuda" ||
+                     (absl::ConsumePrefix(&number, "cuda:") &&
+                      absl::SimpleAtoi(number, &gpu) && gpu >= 0);
+  if (valid) return {};
+  return "\"" + name + "\" is no device: use cpu, cuda or cuda:N";
+}
+
+std::string MessageOf(const CLI::ParseError& error) {
+  // It says which key of the file, or which file, but not whose they are.
+  const int code = error.get_exit_code();
+  const bool about_config =
+      code == static_cast<int>(CLI::ExitCodes::ConfigError) ||
+      code == static_cast<int>(CLI::ExitCodes::FileError);
+  return (about_config ? "--config: " : "") + std::string(error.what());
+}
+
+}  // namespace
 
 absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
                                              int* exit_code) {
@@ -17,6 +42,7 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   app.option_defaults()->always_capture_default();
   app.set_config("--config", "",
                  "File with the same names as these flags; flags win");
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", "ringmaster " RING_VERSION);
   app.add_option("--coordinator", flags.coordinator,
                  "HOST:PORT of the coordinator to join");
@@ -26,11 +52,12 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
   app.add_option("--tls-cert", flags.tls_cert,
                  "PEM file: certificate to show to the coordinator");
   app.add_option("--tls-key", flags.tls_key, "PEM file: key of --tls-cert");
-  app.add_option("--model", flags.model, "Folder of a Hugging Face checkpoint")
-      ->required();
+  app.add_option("--model", flags.model,
+                 "Folder of a Hugging Face checkpoint; required");
   app.add_option("--device", flags.device,
                  "Where the model runs: cpu, cuda (each rank of a host its own "
-                 "GPU) or cuda:N");
+                 "GPU) or cuda:N")
+      ->check(CheckDeviceName);
   app.add_flag("--share-gpu", flags.share_gpu,
                "Let several ranks of a host name one GPU with cuda:N");
   app.add_option("--tp", flags.tp,
@@ -83,12 +110,14 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       ->check(CLI::Range(0, 4096));
   app.add_option("--incident-file", flags.incident_file,
                  "Also append the line about a failed rank to this file");
-  app.add_flag("--check", flags.check,
-               "Report whether the checkpoint fits this program and tp, "
-               "without reading tensor data, and exit");
+  CLI::Option* check =
+      app.add_flag("--check", flags.check,
+                   "Report whether the checkpoint fits this program and tp, "
+                   "without reading tensor data, and exit");
   app.add_flag("--bench", flags.bench,
                "Time decode steps and prompts without a coordinator, print a "
-               "table and exit");
+               "table and exit")
+      ->excludes(check);
   app.add_option("--bench-batches", flags.bench_batches,
                  "Sequences that decode at once, one line of the table each")
       ->delimiter(',')
@@ -115,7 +144,11 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       *exit_code = 0;
       return flags;
     }
-    return absl::InvalidArgumentError(error.what());
+    return absl::InvalidArgumentError(MessageOf(error));
+  }
+  // required() would be checked before flags that CLI11 does not know.
+  if (flags.model.empty()) {
+    return absl::InvalidArgumentError("--model DIR is missing");
   }
   if (!flags.check && !flags.bench && flags.coordinator.empty()) {
     return absl::InvalidArgumentError("--coordinator HOST:PORT is missing");

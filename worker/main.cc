@@ -71,7 +71,7 @@ int RunCheck(const WorkerFlags& flags) {
 class StopOnSignal {
  public:
   StopOnSignal()
-      : watcher_([this](int) {
+      : watcher_([this](int, int) {
           LogInfo("stop signal: cancelling what runs");
           Stop();
         }) {}

@@ -6,17 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/status_macros.h"
 #include "ring/v1/plan.pb.h"
+#include "worker/plan_rows.h"
 
 namespace ring {
 namespace {
-
-int64_t RowsOf(const v1::GroupPlan& plan) {
-  int64_t rows = 0;
-  for (const v1::Segment& segment : plan.segments()) {
-    rows += segment.tokens_size();
-  }
-  return rows;
-}
 
 // Elements of the buffer that a struct takes.
 template <typename T>

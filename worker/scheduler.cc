@@ -12,6 +12,7 @@
 #include "ring/v1/plan.pb.h"
 #include "worker/adjustment_plan.h"
 #include "worker/decode_bucket.h"
+#include "worker/plan_rows.h"
 
 namespace ring {
 namespace {
@@ -351,10 +352,7 @@ void Scheduler::FillExchange(v1::BatchPlan* plan) const {
   int64_t most = 0;
   int64_t total = 0;
   for (const v1::GroupPlan& group : plan->groups()) {
-    int64_t rows = 0;
-    for (const v1::Segment& segment : group.segments()) {
-      rows += segment.tokens_size();
-    }
+    const int64_t rows = RowsOf(group);
     most = std::max(most, rows);
     total += rows;
   }

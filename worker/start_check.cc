@@ -5,16 +5,12 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "kernels/base/check.h"
+#include "kernels/base/gigabytes.h"
 #include "kernels/base/status_macros.h"
 
 namespace ring {
 namespace {
-
-std::string Gigabytes(int64_t bytes) {
-  return absl::StrFormat("%.2f GB", static_cast<double>(bytes) * 1e-9);
-}
 
 // What to change for a need that is too large. Weights come first: where they
 // alone are too much, no smaller cache helps.

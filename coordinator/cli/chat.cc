@@ -22,9 +22,10 @@ void Reset(const ChatFlags& flags, v1::GenerateRequest* request) {
 }
 
 // Sends the conversation and adds the answer to it. A failed turn is taken
-// back, so that the next one starts from where this one did.
+// back, so that the next one starts from where this one did. `terminated`: the
+// program has been told to end.
 int TakeTurn(const Connection& connection, const std::string& line,
-             v1::GenerateRequest* request) {
+             v1::GenerateRequest* request, bool* terminated) {
   v1::Chat* chat = request->mutable_chat();
   AddMessage("user", line, chat);
   AnswerPrinter printer(stdout, stdout);
@@ -37,6 +38,7 @@ int TakeTurn(const Connection& connection, const std::string& line,
       },
       &generation);
   printer.Finish();
+  *terminated = generation.terminated;
   if (!status.ok()) {
     chat->mutable_messages()->RemoveLast();
     return ReportFailure("chat", connection, status);
@@ -60,7 +62,8 @@ int RunChat(const ChatFlags& flags) {
   SetOptions(flags.generation, &request);
   int exit_code = 0;
   std::string line;
-  while (true) {
+  bool terminated = false;
+  while (!terminated) {
     if (terminal) std::printf("> ");
     std::fflush(stdout);
     if (!std::getline(std::cin, line) || line == "/quit") break;
@@ -73,7 +76,7 @@ int RunChat(const ChatFlags& flags) {
       Reset(flags, &request);
       continue;
     }
-    exit_code = TakeTurn(*connection, line, &request);
+    exit_code = TakeTurn(*connection, line, &request, &terminated);
   }
   if (terminal) std::printf("\n");
   return exit_code;

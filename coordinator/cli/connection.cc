@@ -12,6 +12,15 @@
 namespace ring {
 namespace {
 
+// A coordinator that is there says itself what is missing: a worker group, or
+// one that it has lost, or more time to run.
+bool SaidByCoordinator(absl::string_view message) {
+  return absl::StartsWith(message, "no worker group") ||
+         absl::StartsWith(message, "worker group ") ||
+         absl::StartsWith(message, "the last worker group ") ||
+         absl::StartsWith(message, "the coordinator ");
+}
+
 // gRPC tells why a connection failed in words alone.
 const char* AdviceToConnect(const Connection& connection,
                             absl::string_view message) {
@@ -24,8 +33,7 @@ const char* AdviceToConnect(const Connection& connection,
                absl::StrContains(message, "reset by peer"))) {
     return "does the server use TLS? Then --tls-ca names its authority";
   }
-  return "is ring-coordinator running there (ring status), and has a "
-         "ring-worker joined it?";
+  return "is ring-coordinator running there?";
 }
 
 // What usually helps against a status; null: nothing is known to.
@@ -33,7 +41,8 @@ const char* Advice(const Connection& connection, const absl::Status& status) {
   const absl::string_view message = status.message();
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
-      return AdviceToConnect(connection, message);
+      return SaidByCoordinator(message) ? nullptr
+                                        : AdviceToConnect(connection, message);
     case absl::StatusCode::kDeadlineExceeded:
       return "give it more time with --timeout, or fewer tokens with "
              "--max-tokens";

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "kernels/base/host_port.h"
 
 namespace ring {
@@ -16,6 +17,12 @@ const CLI::Range kTokenId(0, std::numeric_limits<int32_t>::max());
 
 std::string CheckHostPort(const std::string& text) {
   return std::string(ParseHostPort(text).status().message());
+}
+
+std::string CheckSeed(const std::string& text) {
+  uint64_t seed = 0;
+  if (absl::SimpleAtoi(text, &seed)) return {};
+  return text + " is no number in [0, 2^64)";
 }
 
 void AddConnectionFlags(CLI::App* command, ConnectionFlags* flags) {
@@ -54,7 +61,7 @@ void AddGenerationFlags(CLI::App* command, GenerationFlags* flags) {
   command
       ->add_option("--seed", flags->seed,
                    "of the random numbers; default: drawn by the server")
-      ->check(CLI::NonNegativeNumber);
+      ->check(CheckSeed);
   command->add_option(
       "--repetition-penalty", flags->repetition_penalty,
       "divides the positive logits of tokens that occur in "
@@ -136,10 +143,25 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
   return command;
 }
 
-[[noreturn]] void ExitWithoutCommand(const std::string& what) {
-  std::fprintf(stderr, "ring: %s: use generate, chat or status (ring --help)\n",
-               what.c_str());
+[[noreturn]] void EndWithMistake(const std::string& message) {
+  std::fprintf(stderr, "ring: %s\n", message.c_str());
   std::exit(2);
+}
+
+[[noreturn]] void ExitWithoutCommand(const std::string& what) {
+  EndWithMistake(what + ": use generate, chat or status (ring --help)");
+}
+
+// Help and the version are "errors" with code 0.
+[[noreturn]] void EndWith(const CLI::App& app, const CLI::ParseError& error) {
+  const int code = error.get_exit_code();
+  if (code == 0) std::exit(app.exit(error));
+  // They say which key of the file, or which file, but not whose they are.
+  const bool about_config =
+      code == static_cast<int>(CLI::ExitCodes::ConfigError) ||
+      code == static_cast<int>(CLI::ExitCodes::FileError);
+  EndWithMistake((about_config ? "--config: " : "") +
+                 std::string(error.what()));
 }
 
 }  // namespace
@@ -157,6 +179,7 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   app.set_config("--config", "",
                  "read options of the same names from FILE, in a section "
                  "named like the command");
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", "ringmaster " RING_VERSION);
   app.require_subcommand(0, 1);  // none: said below
   AddGenerate(&app, &line.generate);
@@ -166,11 +189,11 @@ CommandLine ParseCommandLine(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ExtrasError& error) {
     // A word where a command should stand is no mere extra argument.
-    if (!app.get_subcommands().empty()) std::exit(app.exit(error) == 0 ? 0 : 2);
+    if (!app.get_subcommands().empty()) EndWith(app, error);
     ExitWithoutCommand("\"" + app.remaining().front() +
                        "\" is no command of ring");
   } catch (const CLI::ParseError& error) {
-    std::exit(app.exit(error) == 0 ? 0 : 2);
+    EndWith(app, error);
   }
   if (app.get_subcommands().empty()) ExitWithoutCommand("no command is given");
   if (chat->parsed()) line.command = CommandLine::Command::kChat;

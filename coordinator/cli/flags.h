@@ -66,6 +66,7 @@ struct ChatFlags {
 };
 
 struct StatusFlags {
+  StatusFlags() { connection.timeout_s = 10; }
   ConnectionFlags connection;
   bool json = false;
 };

@@ -83,7 +83,10 @@ absl::Status RunGeneration(
     Generation* generation) {
   grpc::ClientContext context;
   // Before gRPC starts threads, so that none of them takes the signals.
-  const SignalWatcher interrupt([&context](int) { context.TryCancel(); });
+  const SignalWatcher interrupt([&context, generation](int signal, int) {
+    if (signal == SIGTERM) generation->terminated = true;
+    context.TryCancel();
+  });
   const std::shared_ptr<grpc::Channel> channel = Connect(connection);
   if (connection.timeout_s > 0) {
     context.set_deadline(std::chrono::system_clock::now() +

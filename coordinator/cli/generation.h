@@ -25,11 +25,12 @@ struct Generation {
   std::string text;
   std::string reasoning;
   v1::Finished finished;
+  bool terminated = false;  // SIGTERM has cancelled the call
 };
 
 // Calls Generate and hands each delta to `on_delta`, whose error cancels the
-// call and is returned. OK only when the request finished. SIGINT cancels the
-// call.
+// call and is returned. OK only when the request finished. SIGINT and
+// SIGTERM cancel the call.
 absl::Status RunGeneration(
     const Connection& connection, const v1::GenerateRequest& request,
     const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,

@@ -9,6 +9,7 @@
 
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
+#include "coordinator/cli/generation.h"
 #include "kernels/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "proto/status.h"
@@ -31,17 +32,18 @@ struct ServerStatus {
 
 absl::StatusOr<ServerStatus> Ask(const Connection& connection) {
   const std::shared_ptr<grpc::Channel> channel = Connect(connection);
-  const double seconds = connection.timeout_s > 0 ? connection.timeout_s : 10;
-  const auto deadline =
-      std::chrono::system_clock::now() +
-      std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
-  ServerStatus status;
   grpc::ClientContext model_context;
-  model_context.set_deadline(deadline);
+  grpc::ClientContext load_context;
+  if (connection.timeout_s > 0) {
+    const auto deadline = std::chrono::system_clock::now() +
+                          std::chrono::milliseconds(static_cast<int64_t>(
+                              connection.timeout_s * 1000));
+    model_context.set_deadline(deadline);
+    load_context.set_deadline(deadline);
+  }
+  ServerStatus status;
   RING_RETURN_IF_ERROR(FromGrpcStatus(v1::Inference::NewStub(channel)->GetModel(
       &model_context, {}, &status.model)));
-  grpc::ClientContext load_context;
-  load_context.set_deadline(deadline);
   RING_RETURN_IF_ERROR(FromGrpcStatus(
       v1::Control::NewStub(channel)->GetLoad(&load_context, {}, &status.load)));
   return status;
@@ -136,6 +138,9 @@ int RunStatus(const StatusFlags& flags) {
     PrintJson(*status);
   } else {
     PrintText(flags, *status);
+  }
+  if (const absl::Status written = CheckWritten(); !written.ok()) {
+    return ReportFailure("status", *connection, written);
   }
   return status->serving() ? 0 : 1;
 }

@@ -21,7 +21,7 @@ sigset_t WatchedSignals() {
 
 }  // namespace
 
-SignalWatcher::SignalWatcher(std::function<void(int count)> on_signal)
+SignalWatcher::SignalWatcher(OnSignal on_signal)
     : on_signal_(std::move(on_signal)) {
   const sigset_t set = WatchedSignals();
   pthread_sigmask(SIG_BLOCK, &set, &mask_before_);
@@ -39,7 +39,7 @@ void SignalWatcher::Watch() {
   for (int count = 1;; ++count) {
     int signal = 0;
     if (sigwait(&set, &signal) != 0 || signal == kStopSignal) return;
-    on_signal_(count);
+    on_signal_(signal, count);
   }
 }
 

@@ -13,9 +13,10 @@ namespace ring {
 // main thread.
 class SignalWatcher {
  public:
-  // `on_signal` is called with 1 for the first signal, 2 for the second, ...,
+  // SIGTERM or SIGINT, and how many there have been: 1 for the first. Called
   // on the watcher's own thread.
-  explicit SignalWatcher(std::function<void(int count)> on_signal);
+  using OnSignal = std::function<void(int signal, int count)>;
+  explicit SignalWatcher(OnSignal on_signal);
   ~SignalWatcher();
   SignalWatcher(const SignalWatcher&) = delete;
   SignalWatcher& operator=(const SignalWatcher&) = delete;
@@ -24,7 +25,7 @@ class SignalWatcher {
   void Watch();
 
   sigset_t mask_before_;
-  const std::function<void(int count)> on_signal_;
+  const OnSignal on_signal_;
   std::thread thread_;
 };
 

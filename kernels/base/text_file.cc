@@ -35,7 +35,8 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path,
     }
   }
   if (file.bad() || !file.eof()) {
-    return absl::InvalidArgumentError(absl::StrCat("cannot read ", path));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "cannot read ", path, ": ", std::generic_category().message(errno)));
   }
   return text;
 }

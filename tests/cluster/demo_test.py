@@ -72,6 +72,13 @@ class DemoTest(unittest.TestCase):
         self.assertIn("tokens/s", output)
         self.assertIn("Sort 52", output)
 
+    def test_a_question_without_quotes_is_refused(self):
+        with Demo("What", "is", "it?") as demo:
+            output = demo.process.communicate(timeout=PATIENCE_S)[0]
+        self.assertEqual(demo.process.returncode, 2)
+        self.assertEqual(output,
+                         'demo.sh: one question, in quotes: "What is ..."\n')
+
     def test_an_interrupt_ends_what_it_has_started(self):
         for number in STATUS:
             for name in ("cmake", "ring-coordinator", "mpirun", "ring-worker"):

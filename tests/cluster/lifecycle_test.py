@@ -162,6 +162,22 @@ class LifecycleTest(unittest.TestCase):
         self.assertEqual(cluster.coordinator.stop(), 0)
         self.assertEqual(error_of(call).code(), grpc.StatusCode.UNAVAILABLE)
 
+    def test_a_second_sigterm_cuts_the_drain_short(self):
+        cluster = self.start("--drain-timeout", "3600")
+        cluster.start_group(ranks=1, tp=1)
+        cluster.wait_serving()
+        health = cluster.health()
+        health.wait_for("SERVING")
+        call = generate(cluster.channel, endless_request())
+        wait_for_delta(call)
+        cluster.coordinator.process.send_signal(signal.SIGTERM)
+        health.wait_for("NOT_SERVING")
+        wait_for_delta(call)  # it goes on
+        self.assertEqual(cluster.coordinator.stop(), 0)
+        error = error_of(call)
+        self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE)
+        self.assertIn("told to stop at once", error.details())
+
     def test_group_leaves_in_good_order_on_sigterm(self):
         cluster = self.start()
         group = cluster.start_group(ranks=4)
@@ -235,12 +251,32 @@ class LifecycleTest(unittest.TestCase):
             _, errors = chat.communicate("/quit\n", timeout=PATIENCE_S)
         self.assertEqual((chat.returncode, errors), (1, ""))
 
+    def test_sigterm_ends_a_chat_within_a_turn(self):
+        cluster = self.start()
+        cluster.start_group(ranks=1, tp=1)
+        cluster.wait_serving()
+        with subprocess.Popen(
+                cluster.ring_command("chat", "--temperature", "100", "--seed",
+                                     "51"),
+                env=cluster.environment, stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                text=True) as chat:
+            chat.stdin.write("Count.\n")
+            chat.stdin.flush()
+            eventually(lambda: any(g["running"]
+                                   for g in cluster.status()["groups"]))
+            chat.send_signal(signal.SIGTERM)
+            # Its input stays open: nothing else makes it leave.
+            self.assertEqual(chat.wait(PATIENCE_S), 1)
+            self.assertIn("CANCELLED", chat.stderr.read())
+        self.assert_freed(cluster)
+
     def test_client_notices_what_cannot_be_read_or_written(self):
         cluster = self.start()
         cluster.start_group(ranks=1, tp=1)
         cluster.wait_serving()
         for options, output, code, message in (
-                (["--file", "/tmp"], os.devnull, 2, "cannot read /tmp"),
+                (["--file", "/tmp"], os.devnull, 2, "cannot read /tmp: Is a directory"),
                 (["--prompt", b"a\xffb"], os.devnull, 2,
                  "not UTF-8: byte 1 of 3"),
                 (["--ids", "5", "--temperature", "100", "--seed", "51"],
@@ -258,12 +294,17 @@ class LifecycleTest(unittest.TestCase):
     def test_client_without_group_or_server(self):
         cluster = self.start()
         command = cluster.ring_command("generate", "--raw", "x")
-        cluster.coordinator.stop()
-        result = subprocess.run(command, capture_output=True, text=True,
-                                timeout=PATIENCE_S, check=False)
-        self.assertEqual(result.returncode, 1)
-        self.assertIn(cluster.address, result.stderr)
-        self.assertIn("UNAVAILABLE", result.stderr)
+        for running in (True, False):
+            if not running:
+                cluster.coordinator.stop()
+            result = subprocess.run(command, capture_output=True, text=True,
+                                    timeout=PATIENCE_S, check=False)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn(cluster.address, result.stderr)
+            self.assertIn("UNAVAILABLE", result.stderr)
+            self.assertEqual("no worker group serves" in result.stderr, running)
+            self.assertEqual("is ring-coordinator running" in result.stderr,
+                             not running)
 
 
 if __name__ == "__main__":

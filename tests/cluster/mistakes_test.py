@@ -48,7 +48,7 @@ class MistakesTest(unittest.TestCase):
             ([], 1, 1, "/nonexistent",
              ["--model /nonexistent", "cannot open", "config.json"]),
             (["--device", "tpu"], 1, 1, TINY,
-             ["--device tpu", "use cpu, cuda or cuda:N"]),
+             ["--device", '"tpu" is no device', "use cpu, cuda or cuda:N"]),
             (["--device", "cuda:77"], 1, 1, TINY, ["--device cuda:77: "]),
             (["--kv-tokens", "60000000000"], 2, 2, TINY,
              ["not enough memory", "of KV pages", "the other ranks",

@@ -95,7 +95,7 @@ class EchoSink : public RequestSink {
 
 int Run(const std::string& coordinator, const std::string& model_dir) {
   EchoSink sink;
-  const SignalWatcher signals([&sink](int) { sink.Stop(); });
+  const SignalWatcher signals([&sink](int, int) { sink.Stop(); });
   const absl::StatusOr<std::string> digest = ModelDigest(model_dir);
   if (!digest.ok()) {
     LogError("cannot join", "error", digest.status().ToString());

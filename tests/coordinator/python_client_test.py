@@ -301,6 +301,22 @@ class PythonClientTest(unittest.TestCase):
         coordinator.stop()
         self.assertEqual(load.max_queued, 8)  # the command line wins
 
+    def test_config_file_with_a_misspelt_key(self):
+        path = os.path.join(self.folder.name, "misspelt.toml")
+        for program, options, text, key in (
+                ("ring-coordinator", ["--model", MODEL], "max-queed = 7\n",
+                 "max-queed"),
+                ("ring-worker", ["--model", MODEL, "--check"], "kv-tokns = 5\n",
+                 "kv-tokns"),
+                ("ring", ["status"], "timeout = 7\n", "timeout"),
+                ("ring", ["generate", "--raw", "x"],
+                 "[generate]\nmax-tokns = 5\n", "max-tokns")):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            with self.subTest(program=program, key=key):
+                self.assert_mistake(run(program, "--config", path, *options),
+                                    f"{program}: --config: ", key)
+
     def test_ring_generate(self):
         plain = self.ring("generate", "--raw", "Grüße 世界")
         self.assertEqual((plain.returncode, plain.stdout), (0, "Grüße 世界\n"))
@@ -347,6 +363,11 @@ class PythonClientTest(unittest.TestCase):
                 (["generate"], ["standard input is empty"]),
                 (["generate", "--file", "/nope"],
                  ["--file: cannot open /nope: No such file"]),
+                (["generate", "--file", "/tmp"],
+                 ["--file: cannot read /tmp: Is a directory"]),
+                (["generate", "--raw", "x", "--seed", "-1"],
+                 ["ring: --seed: -1 is no number in [0, 2^64)\n"]),
+                (["generate", "--foo"], ["ring: ", "--foo"]),
                 (["generate", "--raw", "x", "--logprobs"],
                  ["--logprobs requires --json"]),
                 (["status", "--server", "localhost"],
@@ -385,7 +406,13 @@ class PythonClientTest(unittest.TestCase):
                  ["--tls-cert: cannot open /nope"])):
             with self.subTest(options=options):
                 self.assert_mistake(
-                    run("ring-coordinator", "--model", MODEL, *options), *texts)
+                    run("ring-coordinator", "--model", MODEL, *options),
+                    "ring-coordinator: ", *texts)
+        for options, text in (([], "--model DIR is missing"),
+                              (["--foo"], "--foo"),
+                              (["--model", "/nope"], "--model: ")):
+            self.assert_mistake(run("ring-coordinator", *options),
+                                "ring-coordinator: ", text)
 
     def test_listens_on_ipv6(self):
         try:
@@ -398,6 +425,18 @@ class PythonClientTest(unittest.TestCase):
         result = run("ring", "status", "--server", coordinator.address)
         coordinator.stop()
         self.assertIn("no worker group", result.stdout)
+
+    def test_worker_says_what_is_wrong_with_the_command_line(self):
+        for options, text in (
+                ([], "--model DIR is missing"), (["--foo"], "--foo"),
+                (["--model", MODEL, "--check", "--device", "foo"],
+                 '--device: "foo" is no device: use cpu, cuda or cuda:N'),
+                (["--model", MODEL, "--check", "--device", "cuda:-1"],
+                 '"cuda:-1" is no device'),
+                (["--model", MODEL, "--check", "--bench"],
+                 "--check excludes --bench")):
+            self.assert_mistake(run("ring-worker", *options), "ring-worker: ",
+                                text)
 
     def test_programs_have_a_version(self):
         versions = {run(program, "--version").stdout
@@ -482,6 +521,13 @@ class PythonClientTest(unittest.TestCase):
         status = json.loads(result.stdout)
         self.assertTrue(status["serving"])
         self.assertEqual(len(status["groups"]), 1)
+        with open("/dev/full", "wb") as full:
+            lost = subprocess.run(
+                [os.path.join(BIN, "ring"), "status", "--server",
+                 self.coordinator.address, "--timeout", "0"], stdout=full,
+                stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(lost.returncode, 1)
+        self.assertIn("takes no more", lost.stderr)
         coordinator = Coordinator()
         lonely = subprocess.run(
             [os.path.join(BIN, "ring"), "status", "--server",

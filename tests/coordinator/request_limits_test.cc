@@ -252,7 +252,8 @@ TEST(RequestLimitsTest, BoundsNamesAndLists) {
   request.set_request_id(std::string(129, 'a'));
   EXPECT_THAT(Error(request), HasSubstr("129 bytes, at most 128"));
   request.set_request_id("line\nbreak");
-  EXPECT_THAT(Error(request), HasSubstr("printable ASCII"));
+  EXPECT_THAT(Error(request),
+              HasSubstr("request_id: byte 4 is 0x0a, not printable ASCII"));
   request.set_request_id(std::string(128, 'a'));
   EXPECT_TRUE(ReadOptions(request, Model()).ok());
 

@@ -141,18 +141,28 @@ TEST(GroupTest, ServesRandomArrivals) {
   ASSERT_TRUE(group.ok()) << group.status();
   std::mt19937 random(11);
   std::map<uint64_t, int> wanted;
-  for (int i = 0; i < 1000; ++i) {
-    std::vector<int32_t> prompt(1 + random() % 24);
+  const auto submit = [&](int longest_prompt, int most_tokens) {
+    std::vector<int32_t> prompt(1 + random() % longest_prompt);
     for (int32_t& id : prompt) id = static_cast<int32_t>(random() % 813);
-    const int new_tokens = 1 + static_cast<int>(random() % 6);
+    const int new_tokens = 1 + static_cast<int>(random() % most_tokens);
     GenerationRequest request = Request(prompt, new_tokens);
     request.eos_token_ids.clear();
     const uint64_t id = (*group)->Submit(request);
-    if (random() % 10 == 0) {
-      (*group)->Cancel(id);
-    } else {
-      wanted[id] = new_tokens;
-    }
+    wanted[id] = new_tokens;
+    return id;
+  };
+  const auto cancel = [&](uint64_t id) {
+    (*group)->Cancel(id);
+    wanted.erase(id);
+  };
+  std::vector<uint64_t> long_ones;
+  for (int i = 0; i < 1000; ++i) {
+    const uint64_t id = submit(24, 6);
+    if (random() % 10 == 0) cancel(id);
+    // Prompts of several pages and steps. Every other one is cancelled later:
+    // while it waits, in its prompt, in its answer, or when it has ended.
+    if (i % 24 == 0) long_ones.push_back(submit(300, 40));
+    if (i % 48 == 47) cancel(long_ones[random() % long_ones.size()]);
     // Waiting for the newest now and then keeps the queue short.
     if (i % 16 == 15) (*group)->Wait(wanted.rbegin()->first);
   }

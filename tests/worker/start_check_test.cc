@@ -101,9 +101,9 @@ TEST_F(CheckMemoryTest, PassesWhatFits) {
 TEST_F(CheckMemoryTest, HasTheNumbers) {
   const std::string message = Check(4, 3, 2, 1, 30, 39);
   for (const char* part :
-       {"needs 10.00 GB", "4.00 GB of weights", "3.00 GB of KV pages",
-        "2.00 GB of state slots", "1.00 GB of workspace",
-        "the other ranks of this host 30.00 GB", "39.00 GB are available"}) {
+       {"needs 10.000 GB", "4.000 GB of weights", "3.000 GB of KV pages",
+        "2.000 GB of state slots", "1.000 GB of workspace",
+        "the other ranks of this host 30.000 GB", "39.000 GB are available"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
   EXPECT_THAT(Check(4, 3, 2, 1, 0, 9), Not(HasSubstr("other ranks")));

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "kernels/base/gigabytes.h"
 #include "kernels/base/status_macros.h"
 #include "worker/model/ownership.h"
 #include "worker/model_files/checkpoint.h"
@@ -12,10 +13,6 @@
 
 namespace ring {
 namespace {
-
-std::string Gigabytes(int64_t bytes) {
-  return absl::StrFormat("%.3f GB", static_cast<double>(bytes) * 1e-9);
-}
 
 const char* UseText(ConfigField::Use use) {
   switch (use) {
