@@ -37,6 +37,11 @@ stop() {
   for group in $(jobs -p | tac); do
     kill -TERM -- "-$group" 2>/dev/null || continue
     wait "$group" 2>/dev/null || true
+    # What the leader has started may end a moment later than it.
+    for _ in $(seq 100); do
+      kill -0 -- "-$group" 2>/dev/null || break
+      sleep 0.05
+    done
   done
   rm -rf "$run_dir"
 }
