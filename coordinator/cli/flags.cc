@@ -6,8 +6,10 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "kernels/base/host_port.h"
+#include "kernels/base/text_file.h"
 
 namespace ring {
 namespace {
@@ -19,6 +21,17 @@ std::string CheckHostPort(const std::string& text) {
   return std::string(ParseHostPort(text).status().message());
 }
 
+// "@FILE" becomes what FILE holds: the address that --port-file left there.
+std::string ReadServer(std::string& text) {
+  constexpr int64_t kMaxBytes = 1024;
+  if (!text.empty() && text[0] == '@') {
+    const auto address = ReadTextFile(text.substr(1), kMaxBytes);
+    if (!address.ok()) return std::string(address.status().message());
+    text = std::string(absl::StripAsciiWhitespace(*address));
+  }
+  return CheckHostPort(text);
+}
+
 std::string CheckSeed(const std::string& text) {
   uint64_t seed = 0;
   if (absl::SimpleAtoi(text, &seed)) return {};
@@ -27,9 +40,11 @@ std::string CheckSeed(const std::string& text) {
 
 void AddConnectionFlags(CLI::App* command, ConnectionFlags* flags) {
   command
-      ->add_option("--server", flags->server, "HOST:PORT of ring-coordinator")
+      ->add_option("--server", flags->server,
+                   "HOST:PORT of ring-coordinator, or @FILE that it wrote "
+                   "for --port-file")
       ->capture_default_str()
-      ->check(CheckHostPort);
+      ->transform(CLI::Validator(ReadServer, ""));
   command->add_option("--tls-ca", flags->tls.ca,
                       "PEM file: authority that signed the server's "
                       "certificate; without it plaintext");

@@ -375,6 +375,9 @@ class PythonClientTest(unittest.TestCase):
                 (["status", "--server", "localhost:99999"],
                  ["--server", '"99999" is no number in [1, 65535]']),
                 (["status", "--server", "::1:700"], ["needs brackets"]),
+                (["status", "--server", "@/nope"],
+                 ["--server: cannot open /nope: No such file"]),
+                (["status", "--server", "@" + config], ["--server: ", config]),
                 (["status", "--tls-cert", config],
                  ["--tls-cert and --tls-key need --tls-ca"]),
                 (["status", "--tls-ca", config, "--tls-cert", config],
@@ -413,6 +416,13 @@ class PythonClientTest(unittest.TestCase):
                               (["--model", "/nope"], "--model: ")):
             self.assert_mistake(run("ring-coordinator", *options),
                                 "ring-coordinator: ", text)
+
+    def test_server_is_read_from_a_file(self):
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(self.coordinator.address + "\n")
+            file.flush()
+            result = run("ring", "status", "--server", "@" + file.name)
+        self.assertIn(self.coordinator.address, result.stdout)
 
     def test_listens_on_ipv6(self):
         try:
