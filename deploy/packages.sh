@@ -6,7 +6,8 @@
 #   packages.sh missing GROUP...   print what is missing, one name a line
 #
 # Groups: build (compiler and libraries), test (what the test suite runs),
-# sanitize (clang and its runtimes), cross (aarch64 compiler).
+# sanitize (clang and its runtimes), cross (aarch64 compiler), slurm (a Slurm
+# cluster for a test).
 # Exit status 2: packages are missing and this user may not install them.
 set -euo pipefail
 
@@ -21,6 +22,7 @@ packages_of() {
       python3-numpy python3-jinja2 python3-grpcio python3-protobuf ;;
     sanitize) echo clang "$(clang_runtime)" ;;
     cross) echo g++-aarch64-linux-gnu ;;
+    slurm) echo slurm-wlm munge iproute2 ;;
     *) echo "packages.sh: unknown group $1" >&2; return 1 ;;
   esac
 }
@@ -77,5 +79,5 @@ command=${1:-}
 case $command in
   install) install_missing "$@" ;;
   missing) missing_of "$@" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 1 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 1 ;;
 esac
