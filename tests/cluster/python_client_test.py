@@ -1,8 +1,14 @@
 """A Python client generated from proto/ talks to a whole cluster."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
 import unittest
 
-from cluster import PATIENCE_S, Cluster
+from cluster import PATIENCE_S, ROOT, Cluster
 from proto_client import pb, rpc
 
 QUESTION = "What is 5345 + 42134?"
@@ -57,6 +63,22 @@ class PythonClientTest(unittest.TestCase):
                             for token in event.delta.token_ids])
         self.assertEqual(answers[0], answers[1])
         self.assertEqual(answers[0], answers[2])
+
+    def test_the_readme_s_client_runs(self):
+        readme = pathlib.Path(ROOT, "README.md").read_text()
+        code = dict(re.findall(r"^```(sh|python)\n(.*?)^```$",
+                               readme, re.MULTILINE | re.DOTALL))
+        with tempfile.TemporaryDirectory() as folder:
+            os.symlink(os.path.join(ROOT, "proto"), folder + "/proto")
+            pathlib.Path(folder, "client.py").write_text(code["python"])
+            commands = (code["sh"].replace("127.0.0.1:7000",
+                                           self.cluster.address)
+                        .replace("python3 ", sys.executable + " "))
+            result = subprocess.run(
+                ["bash", "-ec", commands], cwd=folder, capture_output=True,
+                text=True, timeout=PATIENCE_S, check=False)
+        self.assertEqual(result.stderr, "")
+        self.assertEqual(result.stdout, f"{5345 + 42134}\n")
 
     def test_tells_model_and_load(self):
         model = self.inference.GetModel(pb.GetModelRequest())
