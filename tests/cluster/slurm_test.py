@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """deploy/slurm/serve.sbatch on a real slurmctld with three slurmd."""
 
 import os
