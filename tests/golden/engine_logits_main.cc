@@ -4,6 +4,7 @@
 //   engine_logits run OPTIONS.json            print logits
 //
 // One JSON object in, one out; the Python side holds the oracle.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -52,6 +53,9 @@ json Run(const json& options) {
                                  : DecayMode::kIndex;
   group_options.max_batch_tokens = options.value("max_batch_tokens", 512);
   group_options.prompt_cut = options.value("prompt_cut", 64);
+  group_options.max_context = options.value("max_context", 4096);
+  group_options.kv_tokens =
+      std::max(group_options.kv_tokens, group_options.max_context);
   const int vocab_size = options.at("vocab_size");
   group_options.num_token_ids = vocab_size;
 
