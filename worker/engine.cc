@@ -63,6 +63,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
   plan.max_samples = max_samples;
   plan.max_pages = max_pages;
   plan.data_parallel = parts.mesh->dp();
+  plan.stream_all_rows = options.deterministic;
   plan.page_table = static_cast<int32_t*>(engine->page_table_->data());
   RING_ASSIGN_OR_RETURN(engine->plan_, PlanBuffer::Create(plan, backend));
   plan.max_rows = max_samples;

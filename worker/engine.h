@@ -48,6 +48,9 @@ class Engine {
     int64_t max_context = 0;       // tokens of one sequence
     DType activation_dtype = DType::kBFloat16;
     DType kv_dtype = DType::kBFloat16;
+    // The bits of a row do not depend on what else is in its step, given one
+    // exchange for all steps and prompts that are cut at multiples of 64.
+    bool deterministic = false;
   };
 
   // RESOURCE_EXHAUSTED if caches and activations do not fit the device.

@@ -105,6 +105,11 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
                  "How rows meet their experts: auto, alltoall (owned experts "
                  "only) or replicated")
       ->check(CLI::IsMember({"auto", "alltoall", "replicated"}));
+  app.add_flag(
+      "--deterministic", flags.deterministic,
+      "The same bits for the same request whatever runs beside it, on "
+      "this mesh and processor: one kernel for all numbers of rows, one "
+      "exchange (CPU only)");
   app.add_option("--threads", flags.threads,
                  "Threads of this rank; 0: cores of the host over its ranks")
       ->check(CLI::Range(0, 4096));
@@ -169,6 +174,11 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
     return absl::InvalidArgumentError(
         "--moe-exchange alltoall needs --experts owned: rows cannot travel to "
         "the owner of a sliced expert");
+  }
+  if (flags.deterministic && flags.device != "cpu") {
+    return absl::InvalidArgumentError(
+        "--deterministic needs --device cpu, not " + flags.device +
+        ": kernels of a GPU depend on the number of rows");
   }
   if (flags.max_batch_tokens < flags.max_sequences + 64) {
     return absl::InvalidArgumentError(

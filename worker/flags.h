@@ -32,6 +32,7 @@ struct WorkerFlags {
   std::string decay = "index";        // index, index_m1
   std::string experts = "owned";      // owned, sliced
   std::string moe_exchange = "auto";  // auto, alltoall, replicated
+  bool deterministic = false;         // logit bits of a request never change
   int threads = 0;                    // 0: cores of the host / its ranks
   std::string incident_file;
   bool check = false;

@@ -215,6 +215,13 @@ class Worker {
     return absl::OkStatus();
   }
 
+  // Rows of a step that are sent to everybody. With --deterministic the way
+  // through the experts must not depend on their number.
+  int64_t ReplicatedRows(const Rank& rank) const {
+    if (flags_.deterministic) return 0;
+    return rank.on_gpu() ? kReplicatedRowsOnGpu : kReplicatedRows;
+  }
+
   // What only the leader does: schedule, and talk to the coordinator. Returns
   // when the group is to end in good order.
   absl::Status Lead(const Rank& rank, StepLoop* loop) {
@@ -226,8 +233,7 @@ class Worker {
                          .max_context = rank.max_context(),
                          .max_queued = flags_.max_queued,
                          .exchange = ExchangeOf(flags_),
-                         .replicated_rows = rank.on_gpu() ? kReplicatedRowsOnGpu
-                                                          : kReplicatedRows,
+                         .replicated_rows = ReplicatedRows(rank),
                          .pad_decode_rows = rank.on_gpu()});
     parts_.stop->Serve(&scheduler);
     // A coordinator with another model may have taken the place of the first.

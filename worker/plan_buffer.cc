@@ -127,7 +127,7 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
     }
     ++segment_index;
     if (!segment.prompt()) {
-      inputs.decode_rows = row;
+      inputs.streamed_rows = row;
       inputs.segments.num_decode_segments = segment_index;
     }
   }
@@ -184,7 +184,7 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
   inputs.num_page_entries = group.page_entries_size();
   inputs.row_valid = Device(row_valid_);
   if (plan.decode_only()) {
-    inputs.decode_rows = padded_rows;
+    inputs.streamed_rows = padded_rows;
     inputs.segments.num_segments = static_cast<int>(padded_rows);
     inputs.segments.num_decode_segments = static_cast<int>(padded_rows);
     if (inputs.num_samples > 0) {
@@ -192,6 +192,7 @@ absl::StatusOr<StepInputs> PlanBuffer::Load(const v1::BatchPlan& plan,
     }
     inputs.num_page_entries = padded_rows;
   }
+  if (limits_.stream_all_rows) inputs.streamed_rows = padded_rows;
   return inputs;
 }
 

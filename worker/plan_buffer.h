@@ -31,6 +31,8 @@ class PlanBuffer {
     int64_t max_samples = 0;
     int64_t max_pages = 0;  // of one sequence
     int data_parallel = 1;  // groups
+    // Prompt rows too take the products whose bits do not depend on other rows.
+    bool stream_all_rows = false;
     // Device table that page entries are scattered into, borrowed.
     int32_t* page_table = nullptr;  // [sequences, max_pages]
   };

@@ -37,6 +37,7 @@ absl::StatusOr<Engine::Options> EngineOf(const WorkerFlags& flags,
   engine.max_context = flags.max_context > 0 ? flags.max_context : longest;
   engine.activation_dtype = activations;
   engine.kv_dtype = activations;
+  engine.deterministic = flags.deterministic;
   return engine;
 }
 

@@ -64,7 +64,8 @@ class EndToEndTest(unittest.TestCase):
     def test_log_probabilities_with_each_exchange(self):
         for experts, tp in ((("--moe-exchange", "alltoall"), 2),
                             (("--moe-exchange", "replicated"), 2),
-                            (("--experts", "sliced"), 4)):
+                            (("--experts", "sliced"), 4),
+                            (("--deterministic",), 2)):
             cluster = self.start(*experts, "--activations", "fp32", tp=tp)
             goldens = SHORT[::4]
             answers = self.generate_all(

@@ -37,6 +37,7 @@ class MiniGroup {
     int64_t max_context = 4096;
     int max_queued = 1024;
     int64_t replicated_rows = 4;
+    bool deterministic = false;  // replicated_rows is 0 then
     bool pad_decode_rows = false;
     bool overlap = false;  // as StepLoop's
     // Weights go through the backend's memory on the CPU too.

@@ -75,6 +75,7 @@ absl::Status BuildTestRank(const MiniGroup::Options& options,
   engine.max_context = options.max_context;
   engine.activation_dtype = options.activation_dtype;
   engine.kv_dtype = options.activation_dtype;
+  engine.deterministic = options.deterministic;
   RING_ASSIGN_OR_RETURN(rank->engine, Engine::Create(parts, engine));
   if (options.on_ready) {
     options.on_ready(number, *rank->mesh, rank->engine.get());
@@ -92,7 +93,8 @@ Scheduler::Options SchedulingOf(const MiniGroup::Options& options) {
   scheduling.max_context = options.max_context;
   scheduling.max_queued = options.max_queued;
   scheduling.exchange = options.exchange;
-  scheduling.replicated_rows = options.replicated_rows;
+  scheduling.replicated_rows =
+      options.deterministic ? 0 : options.replicated_rows;
   scheduling.pad_decode_rows = options.pad_decode_rows;
   scheduling.prompt_cut = options.prompt_cut;
   return scheduling;

@@ -49,6 +49,12 @@ TEST(WorkerFlagsTest, RefusesWhatSlicedExpertsCannotDo) {
               HasSubstr("--moe-exchange alltoall needs --experts owned"));
 }
 
+TEST(WorkerFlagsTest, DeterministicRunsOnCpus) {
+  EXPECT_TRUE(Parse({"--deterministic"})->deterministic);
+  EXPECT_THAT(Refusal({"--deterministic", "--device", "cuda:1"}),
+              HasSubstr("--deterministic needs --device cpu, not cuda:1"));
+}
+
 TEST(WorkerFlagsTest, RefusesStepsThatCannotHoldTheSequences) {
   EXPECT_THAT(
       Refusal({"--max-sequences", "100", "--max-batch-tokens", "163"}),

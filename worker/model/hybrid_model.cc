@@ -157,7 +157,7 @@ void HybridModel::MlpHalf(const StepContext& step, int layer,
   mlp.x = stream_->GatherNormed();
   mlp.x_dtype = step.activation_dtype;
   mlp.rows = step.inputs.rows;
-  mlp.decode_rows = step.inputs.decode_rows;
+  mlp.decode_rows = step.inputs.streamed_rows;
   mlp.weights = weights.dense_mlp;
   mlp.y = workspace_->partial;
   mlp.workspace = workspace_->ffn;

@@ -16,7 +16,7 @@ namespace {
 
 // Decode rows come first among all rows of the group.
 int64_t OwnDecodeRows(const StepContext& step, const ResidualStream& stream) {
-  return std::clamp<int64_t>(step.inputs.decode_rows - stream.own_rows().begin,
+  return std::clamp<int64_t>(step.inputs.streamed_rows - stream.own_rows().begin,
                              0, stream.own_rows().size());
 }
 
@@ -154,7 +154,7 @@ void MoeRunner::Replicated(const StepContext& step, int layer,
   ffn.shared = &weights.shared_expert_slice;
   ffn.shared_begin = mesh_.dp_rank() * group_rows;
   ffn.shared_rows = group_rows;
-  ffn.shared_decode_rows = step.inputs.decode_rows;
+  ffn.shared_decode_rows = step.inputs.streamed_rows;
   if (mesh_.world_size() == 1) {  // nothing to add from other ranks
     ResidualNormArgs norm;
     norm.residual = stream->residual();
@@ -229,7 +229,7 @@ void MoeRunner::Gathered(const StepContext& step, const MoeWeights& weights,
   GroupedFfnArgs ffn = ExpertsOf(step, weights, all, w.partial);
   ffn.shared = &weights.shared_expert_slice;
   ffn.shared_rows = rows;
-  ffn.shared_decode_rows = step.inputs.decode_rows;
+  ffn.shared_decode_rows = step.inputs.streamed_rows;
   step.backend.GroupedFfn(ffn);
   stream->AddPartial(w.partial, next_norm);
 }

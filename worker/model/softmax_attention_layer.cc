@@ -15,7 +15,7 @@ void SoftmaxAttentionForward(const StepContext& step, int layer,
   project.x = normed;
   project.x_dtype = step.activation_dtype;
   project.rows = step.inputs.rows;
-  project.decode_rows = step.inputs.decode_rows;
+  project.decode_rows = step.inputs.streamed_rows;
   project.weight = weights.query_key_value;
   project.y = w.qkv;
   step.backend.Linear(project);

@@ -14,8 +14,10 @@ struct SamplingRow;
 // pointers never change, so a captured graph stays valid.
 struct StepInputs {
   // Host values.
-  int64_t rows = 0;         // of this group, padding included
-  int64_t decode_rows = 0;  // rows of decode segments, which come first
+  int64_t rows = 0;  // of this group, padding included
+  // The first rows, of decode segments at least, that take the products for
+  // decode rows: LinearArgs::decode_rows.
+  int64_t streamed_rows = 0;
   int num_samples = 0;
 
   // Device, per row. Padding rows have token -1 and slot -1.
