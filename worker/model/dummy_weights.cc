@@ -31,7 +31,7 @@ Distribution DistributionOf(const TensorInfo& tensor) {
   const absl::string_view name = tensor.name;
   const double inputs = static_cast<double>(tensor.shape.back());
   if (absl::EndsWith(name, "norm.weight")) return {1, 0.1};
-  if (absl::EndsWith(name, "expert_bias")) return {0, 0.02};
+  if (absl::EndsWith(name, "expert_bias")) return {0, 0.001};
   if (absl::EndsWith(name, "word_embeddings.weight")) return {0, 1};
   if (absl::EndsWith(name, "mlp.gate.weight")) {
     return {0, 1.5 / std::sqrt(inputs)};

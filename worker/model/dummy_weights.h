@@ -18,7 +18,9 @@ namespace ring {
 // gives 16 bits per element, and the sum of their two bytes is the draw, a
 // triangular distribution of
 //   norms:            mean 1, standard deviation 0.1
-//   expert_bias:      mean 0, 0.02
+//   expert_bias:      mean 0, 0.001: one of 0.02 makes the rows of an expert
+//                     vary by half, as sigmoids are flat where experts are
+//                     taken
 //   word_embeddings:  mean 0, 1
 //   router:           mean 0, 1.5 / sqrt(inputs), so that scores differ
 //   other matrices:   mean 0, 1 / sqrt(inputs), which keeps the variance
