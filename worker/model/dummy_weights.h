@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "parallel/progress.h"
 #include "worker/model/load_plan.h"
+#include "worker/model/load_tasks.h"
 
 namespace ring {
 
@@ -28,12 +29,13 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
                   uint64_t seed, std::byte* out);
 
 // Fills `memory` (plan.memory_bytes()) with made-up slices of the plan, on
-// `threads` threads; `progress`, which may be null, ticks after each piece.
-void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
-                  std::byte* memory, Progress* progress);
+// options.threads threads.
+void MakeUpSlices(const LoadPlan& plan, uint64_t seed,
+                  const LoadOptions& options, std::byte* memory);
 
 // The same elements, made by the ops of `backend`, whose memory `memory` is.
-// Done on return. RESOURCE_EXHAUSTED if there is no room for staging.
+// Done on return; `progress`, which may be null, ticks after each piece.
+// RESOURCE_EXHAUSTED if there is no room for staging.
 absl::Status MakeUpSlicesOn(const LoadPlan& plan, uint64_t seed,
                             Backend* backend, std::byte* memory,
                             Progress* progress);
