@@ -318,6 +318,8 @@ class PythonClientTest(unittest.TestCase):
             with self.subTest(program=program, key=key):
                 self.assert_mistake(run(program, "--config", path, *options),
                                     f"{program}: --config: ", key)
+                self.assert_mistake(run(program, "--config", "/nope", *options),
+                                    f"{program}: --config: ", "/nope")
 
     def test_ring_generate(self):
         plain = self.ring("generate", "--raw", "Grüße 世界")
