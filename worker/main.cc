@@ -158,13 +158,7 @@ class Worker {
             flags_, *std::move(found), mpi_, parts_.progress,
             [this](const std::string& what) { parts_.watchdog->Fail(what); }));
     if (flags_.bench) {
-      const absl::Status bench = RunBench(flags_, rank.get(), parts_.progress);
-      // All ranks find the same limit.
-      if (absl::IsInvalidArgument(bench)) {
-        mistake_ = std::string(bench.message());
-      } else {
-        RING_RETURN_IF_ERROR(bench);
-      }
+      RING_RETURN_IF_ERROR(RunBench(flags_, rank.get(), parts_.progress));
       return rank->Close();
     }
     StepLoop loop({.control = mpi_->control(),
@@ -188,7 +182,9 @@ class Worker {
   absl::Status CheckStart(const absl::StatusOr<Rank::Parts>& found) {
     absl::Status own = found.status();
     const bool leads = mpi_->rank() == 0;
-    if (own.ok() && leads && !flags_.bench) {
+    if (own.ok() && flags_.bench) {
+      own = CheckBench(flags_, found->plan.engine);
+    } else if (own.ok() && leads) {
       absl::StatusOr<CoordinatorLink::Options> link =
           DescribeGroup(flags_, found->plan);
       parts_.progress->Tick();

@@ -108,8 +108,8 @@ ALLOWED = {
         "parallel/", "kernels/",
     ],
     "worker/bench_main": [
-        "worker/bench_main", "worker/rank.h", "worker/flags.h",
-        "worker/decode_bucket.h", "parallel/progress.h", "kernels/",
+        "worker/bench_main", "worker/rank.h", "worker/engine.h",
+        "worker/flags.h", "worker/decode_bucket.h", "parallel/progress.h", "kernels/",
         "ring/v1/",
     ],
     "worker/watchdog": FAILURE,
