@@ -28,6 +28,19 @@ constexpr double kPromptSeconds = 5;
 constexpr int64_t kCopyBytes = int64_t{256} << 20;  // far beyond any cache
 constexpr int kCopies = 20;
 
+// Tokens that a sequence has in the end.
+int64_t FinalTokens(const WorkerFlags& flags) {
+  return flags.bench_context + kWarmSteps + kTimedSteps;
+}
+
+int64_t PagesOfDecode(const WorkerFlags& flags) {
+  return FinalTokens(flags) / kPageTokens + 1;
+}
+
+int64_t PagesOfPrompt(int64_t tokens) {
+  return (tokens + kPageTokens - 1) / kPageTokens;
+}
+
 double Seconds(Clock::time_point from) {
   return std::chrono::duration<double>(Clock::now() - from).count();
 }
@@ -166,22 +179,7 @@ class Bench {
   }
 
   absl::Status Decode(int batch) {
-    const int64_t last = flags_.bench_context + kWarmSteps + kTimedSteps;
-    const int64_t pages = last / kPageTokens + 1;
-    if (last > rank_.max_context()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--bench: sequences of ", last, " tokens (--bench-context ",
-          flags_.bench_context, " and ", kWarmSteps + kTimedSteps,
-          " steps) are longer than --max-context allows: ",
-          rank_.max_context()));
-    }
-    if (batch > flags_.max_sequences || batch * pages > rank_.num_pages()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--bench: ", batch, " sequences of ", last, " tokens need ",
-          batch * pages * kPageTokens, " --kv-tokens and ", batch,
-          " --max-sequences; there are ", flags_.kv_tokens, " and ",
-          flags_.max_sequences));
-    }
+    const int64_t pages = PagesOfDecode(flags_);
     for (int s = 0; s < batch; ++s) RING_RETURN_IF_ERROR(TakePages(s, pages));
     // As the step loop does it: a step is queued before the one before it has
     // been collected, and lasts from one result to the next.
@@ -212,13 +210,7 @@ class Bench {
   }
 
   absl::Status Prompt(int64_t tokens) {
-    const int64_t pages = (tokens + kPageTokens - 1) / kPageTokens;
-    if (tokens >= rank_.max_context() || pages > rank_.num_pages()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "--bench: a prompt of ", tokens, " tokens; a sequence may have ",
-          rank_.max_context(), ", the pages hold ", flags_.kv_tokens));
-    }
-    RING_RETURN_IF_ERROR(TakePages(0, pages));
+    RING_RETURN_IF_ERROR(TakePages(0, PagesOfPrompt(tokens)));
     std::vector<double> seconds;
     double total = 0;
     for (int repeat = 0; repeat <= kPromptRepeats; ++repeat) {
@@ -321,11 +313,46 @@ class Bench {
   const WorkerFlags& flags_;
   Rank& rank_;
   Progress* const progress_;  // ticks where a CPU works for long
-  double copy_rate_ = 0;  // bytes/s, read and written
+  double copy_rate_ = 0;      // bytes/s, read and written
   int64_t next_step_ = 0;
 };
 
 }  // namespace
+
+absl::Status CheckBench(const WorkerFlags& flags,
+                        const Engine::Options& engine) {
+  const int64_t last = FinalTokens(flags);
+  if (!flags.bench_batches.empty() && last > engine.max_context) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--bench-context ", flags.bench_context, " and ",
+        kWarmSteps + kTimedSteps, " steps make sequences of ", last,
+        " tokens, longer than --max-context allows: ", engine.max_context));
+  }
+  for (const int64_t batch : flags.bench_batches) {
+    const int64_t pages = batch * PagesOfDecode(flags);
+    if (batch <= engine.max_sequences && pages <= engine.num_pages) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--bench-batches ", batch, ": sequences of ", last,
+                     " tokens need ", pages * kPageTokens, " --kv-tokens and ",
+                     batch, " --max-sequences; there are ", flags.kv_tokens,
+                     " and ", engine.max_sequences));
+  }
+  for (const int64_t tokens : flags.bench_prompts) {
+    if (tokens >= engine.max_context) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--bench-prompts ", tokens,
+                       ": with the token that is sampled longer "
+                       "than --max-context allows: ",
+                       engine.max_context));
+    }
+    if (PagesOfPrompt(tokens) > engine.num_pages) {
+      return absl::InvalidArgumentError(absl::StrCat("--bench-prompts ", tokens,
+                                                     ": --kv-tokens hold only ",
+                                                     flags.kv_tokens));
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::Status RunBench(const WorkerFlags& flags, Rank* rank,
                       Progress* progress) {

@@ -5,6 +5,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "kernels/base/flag_mistake.h"
 #include "kernels/base/host_port.h"
 
 namespace ring {
@@ -19,15 +20,6 @@ std::string CheckDeviceName(const std::string& name) {
                       absl::SimpleAtoi(number, &gpu) && gpu >= 0);
   if (valid) return {};
   return "\"" + name + "\" is no device: use cpu, cuda or cuda:N";
-}
-
-std::string MessageOf(const CLI::ParseError& error) {
-  // It says which key of the file, or which file, but not whose they are.
-  const int code = error.get_exit_code();
-  const bool about_config =
-      code == static_cast<int>(CLI::ExitCodes::ConfigError) ||
-      code == static_cast<int>(CLI::ExitCodes::FileError);
-  return (about_config ? "--config: " : "") + std::string(error.what());
 }
 
 }  // namespace
@@ -149,7 +141,8 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       *exit_code = 0;
       return flags;
     }
-    return absl::InvalidArgumentError(MessageOf(error));
+    return absl::InvalidArgumentError(
+        FlagMistake(error.get_name(), error.what()));
   }
   // required() would be checked before flags that CLI11 does not know.
   if (flags.model.empty()) {

@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
+#include "kernels/base/flag_mistake.h"
 #include "kernels/base/host_port.h"
 #include "kernels/base/text_file.h"
 
@@ -169,14 +170,8 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
 
 // Help and the version are "errors" with code 0.
 [[noreturn]] void EndWith(const CLI::App& app, const CLI::ParseError& error) {
-  const int code = error.get_exit_code();
-  if (code == 0) std::exit(app.exit(error));
-  // They say which key of the file, or which file, but not whose they are.
-  const bool about_config =
-      code == static_cast<int>(CLI::ExitCodes::ConfigError) ||
-      code == static_cast<int>(CLI::ExitCodes::FileError);
-  EndWithMistake((about_config ? "--config: " : "") +
-                 std::string(error.what()));
+  if (error.get_exit_code() == 0) std::exit(app.exit(error));
+  EndWithMistake(FlagMistake(error.get_name(), error.what()));
 }
 
 }  // namespace

@@ -55,7 +55,8 @@ def load(worker, folder, device, threads):
     with subprocess.Popen(
             ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "btl",
              "self,vader", "-np", "1", worker, "--model", folder, "--device",
-             device, "--threads", str(threads), "--bench"],
+             device, "--threads", str(threads), "--bench", "--bench-batches",
+             "1"],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True) as rank:
         lines = []

@@ -230,45 +230,41 @@ class LifecycleTest(unittest.TestCase):
         self.assertEqual(list(call)[-1].finished.usage.completion_tokens, 400)
         self.assertEqual(cluster.coordinator.wait(), 0)
 
-    def test_interrupt_cancels_a_turn_and_keeps_the_conversation(self):
+    def start_chat(self):
+        """A cluster of one rank, and a chat whose turns do not end."""
         cluster = self.start()
         cluster.start_group(ranks=1, tp=1)
         cluster.wait_serving()
-        with subprocess.Popen(
-                cluster.ring_command("chat", "--temperature", "100", "--seed",
-                                     "51"),
-                env=cluster.environment, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True) as chat:
-            for turn in (1, 2):
-                chat.stdin.write("Count.\n")
-                chat.stdin.flush()
-                eventually(lambda: any(g["running"]
-                                       for g in cluster.status()["groups"]))
-                chat.send_signal(signal.SIGINT)
-                self.assertIn("CANCELLED", chat.stderr.readline(), turn)
-                self.assert_freed(cluster)
-            _, errors = chat.communicate("/quit\n", timeout=PATIENCE_S)
+        chat = self.enterContext(subprocess.Popen(
+            cluster.ring_command("chat", "--temperature", "100", "--seed",
+                                 "51"),
+            env=cluster.environment, stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+        return cluster, chat
+
+    def begin_turn(self, cluster, chat):
+        chat.stdin.write("Count.\n")
+        chat.stdin.flush()
+        eventually(lambda: any(g["running"]
+                               for g in cluster.status()["groups"]))
+
+    def test_interrupt_cancels_a_turn_and_keeps_the_conversation(self):
+        cluster, chat = self.start_chat()
+        for turn in (1, 2):
+            self.begin_turn(cluster, chat)
+            chat.send_signal(signal.SIGINT)
+            self.assertIn("CANCELLED", chat.stderr.readline(), turn)
+            self.assert_freed(cluster)
+        _, errors = chat.communicate("/quit\n", timeout=PATIENCE_S)
         self.assertEqual((chat.returncode, errors), (1, ""))
 
     def test_sigterm_ends_a_chat_within_a_turn(self):
-        cluster = self.start()
-        cluster.start_group(ranks=1, tp=1)
-        cluster.wait_serving()
-        with subprocess.Popen(
-                cluster.ring_command("chat", "--temperature", "100", "--seed",
-                                     "51"),
-                env=cluster.environment, stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                text=True) as chat:
-            chat.stdin.write("Count.\n")
-            chat.stdin.flush()
-            eventually(lambda: any(g["running"]
-                                   for g in cluster.status()["groups"]))
-            chat.send_signal(signal.SIGTERM)
-            # Its input stays open: nothing else makes it leave.
-            self.assertEqual(chat.wait(PATIENCE_S), 1)
-            self.assertIn("CANCELLED", chat.stderr.read())
+        cluster, chat = self.start_chat()
+        self.begin_turn(cluster, chat)
+        chat.send_signal(signal.SIGTERM)
+        # Its input stays open: nothing else makes it leave.
+        self.assertEqual(chat.wait(PATIENCE_S), 1)
+        self.assertIn("CANCELLED", chat.stderr.read())
         self.assert_freed(cluster)
 
     def test_client_notices_what_cannot_be_read_or_written(self):

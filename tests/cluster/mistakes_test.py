@@ -55,6 +55,12 @@ class MistakesTest(unittest.TestCase):
               "lower --kv-tokens 60000000000"]),
             (["--max-batch-tokens", "1048576", "--max-sequences", "60000"], 1,
              1, TINY, ["not enough memory", "are available", "lower --max-"]),
+            (["--bench", "--bench-batches", "1", "--bench-prompts", "16384"],
+             2, 1, TINY, ["--bench-prompts 16384", "--max-context", "16384"]),
+            (["--bench", "--bench-batches", "1,17", "--kv-tokens", "131072"],
+             1, 1, TINY, ["--bench-batches 17", "there are 131072 and 16"]),
+            (["--bench", "--bench-context", "16384"], 1, 1, TINY,
+             ["--bench-context 16384", "allows: 16384"]),
             (["--tls-cert", TINY + "/config.json"], 1, 1, TINY,
              ["--tls-cert and --tls-key need --tls-ca"]),
         )

@@ -10,6 +10,8 @@ which answers a prompt with the prompt.
 import atexit
 import json
 import os
+import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -90,16 +92,16 @@ class Program:
 
 
 class Coordinator(Program):
-    def __init__(self, *options, listen="127.0.0.1:0"):
+    def __init__(self, *options, listen="127.0.0.1:0", model=MODEL):
         super().__init__(os.path.join(BIN, "ring-coordinator"), "--model",
-                         MODEL, "--listen", listen, *options)
+                         model, "--listen", listen, *options)
         line = self.wait_for_line("listening")
         self.address = line.split("address=")[1].split()[0]
 
 
 class EchoGroup(Program):
-    def __init__(self, address):
-        super().__init__(os.path.join(TESTS, "echo_group"), address, MODEL)
+    def __init__(self, address, model=MODEL):
+        super().__init__(os.path.join(TESTS, "echo_group"), address, model)
         self.wait_for_line("joined the coordinator")
 
 
@@ -316,6 +318,8 @@ class PythonClientTest(unittest.TestCase):
             with self.subTest(program=program, key=key):
                 self.assert_mistake(run(program, "--config", path, *options),
                                     f"{program}: --config: ", key)
+                self.assert_mistake(run(program, "--config", "/nope", *options),
+                                    f"{program}: --config: ", "/nope")
 
     def test_ring_generate(self):
         plain = self.ring("generate", "--raw", "Grüße 世界")
@@ -524,6 +528,47 @@ class PythonClientTest(unittest.TestCase):
         result = self.ring("chat", input="Hello\n")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("Hello", result.stdout)
+
+    def make_thinking_model(self):
+        """A model whose prompts, and so their echoes, begin with thinking."""
+        folder = os.path.join(self.folder.name, "thinking")
+        shutil.copytree(MODEL, folder)
+        path = os.path.join(folder, "tokenizer_config.json")
+        with open(path, encoding="utf-8") as file:
+            config = json.load(file)
+        config["chat_template"] = (
+            "<think>\nhow nice\n</think>\n{{ messages[-1].content }}")
+        os.chmod(path, 0o644)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        return folder
+
+    def test_ring_chat_dims_thinking_on_a_terminal(self):
+        model = self.make_thinking_model()
+        coordinator = Coordinator(model=model)
+        group = EchoGroup(coordinator.address, model)
+        main, terminal = pty.openpty()
+        command = [os.path.join(BIN, "ring"), "chat", "--server",
+                   coordinator.address]
+        shown = subprocess.run(command, input=b"Hello\n", stdout=terminal,
+                               timeout=PATIENCE_S, check=False)
+        os.close(terminal)
+        text = b""
+        try:
+            while piece := os.read(main, 4096):
+                text += piece
+        except OSError:  # the terminal has no other end
+            pass
+        os.close(main)
+        piped = subprocess.run(command, input=b"Hello\n",
+                               stdout=subprocess.PIPE, timeout=PATIENCE_S,
+                               check=False)
+        group.stop()
+        coordinator.stop()
+        self.assertEqual((shown.returncode, piped.returncode), (0, 0))
+        self.assertIn(b"\x1b[2mhow nice\x1b[0m\r\nHello\r\n", text)
+        self.assertEqual(text.count(b"\x1b"), 2)
+        self.assertEqual(piped.stdout, b"how nice\nHello\n")
 
     def test_ring_status(self):
         result = self.ring("status", "--json")

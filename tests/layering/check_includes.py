@@ -7,6 +7,14 @@ Dependencies point one way:
   coordinator -> worker/model_files
   worker/text_check -> coordinator/text
   worker/model -> worker/cache, worker/model_files
+
+and inside worker/:
+
+  main -> coordinator_link, scheduler         the leader: what to do
+  main -> step_loop -> scheduler, engine      doing it
+  engine -> plan_buffer, sampler, worker/model, worker/cache
+  main -> rank -> rank_plan -> engine         how a rank starts
+  main -> watchdog -> incident, failure_judge   how it ends
 """
 import pathlib
 import re
@@ -14,8 +22,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# What the files of a folder may include from this project, by prefix. The
-# longest prefix that matches a file's path decides.
+# What ends a failed rank has to work whatever the model does.
+FAILURE = [
+    "worker/watchdog", "worker/incident", "worker/failure_judge",
+    "parallel/progress.h", "parallel/side_link.h", "kernels/base/",
+]
+
+# What the files of a folder, or those of one name, may include from this
+# project, by prefix. The longest prefix that matches a file's path decides.
 ALLOWED = {
     "kernels/base/": ["kernels/base/"],
     "kernels/": ["kernels/"],
@@ -41,7 +55,70 @@ ALLOWED = {
         "worker/text_check", "worker/model_files/", "coordinator/text/",
         "kernels/base/",
     ],
-    "worker/": ["worker/", "parallel/", "kernels/", "ring/v1/"],
+    # The leader's decisions: of a device only the size of a KV page and what
+    # an adjustment consists of, and nothing of MPI.
+    "worker/scheduler": [
+        "worker/scheduler", "worker/adjustment_plan.h",
+        "worker/cache/cache_allocator.h", "worker/cache/sequence_state.h",
+        "worker/decode_bucket.h", "worker/plan_rows.h",
+        "worker/request_sink.h", "kernels/paged_attention/paged_attention.h",
+        "ring/v1/", "kernels/base/",
+    ],
+    "worker/adjustment_plan": [
+        "worker/adjustment_plan", "worker/cache/sequence_state.h",
+        "worker/generation_request.h", "kernels/sampling/logit_adjustment.h",
+        "ring/v1/", "kernels/base/",
+    ],
+    "worker/cache/cache_allocator": [
+        "worker/cache/cache_allocator", "kernels/base/",
+    ],
+    "worker/request_sink": ["worker/generation_request.h", "kernels/base/"],
+    "worker/plan_rows": ["ring/v1/", "kernels/base/"],
+    # Executing a plan: not who decides, nor how ranks find each other.
+    "worker/step_loop": [
+        "worker/step_loop", "worker/scheduler.h", "worker/engine.h",
+        "parallel/control_channel.h", "parallel/progress.h",
+        "parallel/side_link.h", "ring/v1/", "kernels/base/",
+    ],
+    "worker/engine": [
+        "worker/engine", "worker/decode_bucket.h", "worker/plan_buffer.h",
+        "worker/plan_rows.h", "worker/sampler.h", "worker/model/",
+        "worker/model_files/", "worker/cache/", "parallel/", "kernels/",
+        "ring/v1/",
+    ],
+    "worker/plan_buffer": [
+        "worker/plan_buffer", "worker/plan_rows.h",
+        "worker/model/step_inputs.h", "kernels/", "ring/v1/",
+    ],
+    "worker/sampler": [
+        "worker/sampler", "parallel/communicator.h", "kernels/",
+    ],
+    # Starting a rank, from what a user asked for to an engine.
+    "worker/shard_of_mesh": [
+        "worker/shard_of_mesh", "worker/model/load_plan.h",
+        "worker/model_files/", "parallel/", "kernels/base/",
+    ],
+    "worker/start_check": [
+        "worker/start_check", "worker/engine_bytes.h", "worker/flags.h",
+        "parallel/", "kernels/base/",
+    ],
+    "worker/rank": [  # and rank_plan
+        "worker/rank", "worker/engine", "worker/flags.h",
+        "worker/shard_of_mesh.h", "worker/model/", "worker/model_files/",
+        "parallel/", "kernels/",
+    ],
+    "worker/bench_main": [
+        "worker/bench_main", "worker/rank.h", "worker/engine.h",
+        "worker/flags.h", "worker/decode_bucket.h", "parallel/progress.h", "kernels/",
+        "ring/v1/",
+    ],
+    "worker/watchdog": FAILURE,
+    "worker/incident": FAILURE,
+    "worker/failure_judge": FAILURE,
+    # Only main puts everything together; other files have a line above.
+    "worker/main": ["worker/", "parallel/", "kernels/"],
+    "worker/flags": ["worker/flags.h", "kernels/base/"],
+    "worker/": ["kernels/base/"],
     "coordinator/text/": [
         "coordinator/text/", "worker/model_files/", "kernels/base/",
     ],

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "kernels/base/status_macros.h"
-#include "worker/model/load_tasks.h"
 #include "worker/model/read_tasks.h"
 #include "worker/model/slice_fill.h"
 
@@ -45,21 +44,21 @@ absl::StatusOr<int64_t> ReadAndQuantize(const Checkpoint& checkpoint,
 }  // namespace
 
 absl::StatusOr<int64_t> ReadSlices(const LoadPlan& plan,
-                                   const Checkpoint& checkpoint, int threads,
-                                   std::byte* memory, Progress* progress) {
+                                   const Checkpoint& checkpoint,
+                                   const LoadOptions& options,
+                                   std::byte* memory) {
   const ReadTaskList list(plan, memory);
   const std::vector<ReadTask>& tasks = list.tasks();
   std::vector<int64_t> task_bytes(tasks.size(), 0);
   RING_RETURN_IF_ERROR(RunLoadTasks(
       "reading weights", static_cast<int64_t>(tasks.size()), plan.read_bytes(),
-      threads, [&](int64_t i) -> absl::StatusOr<int64_t> {
+      options, [&](int64_t i) -> absl::StatusOr<int64_t> {
         const ReadTask& task = tasks[i];
         auto bytes =
             task.quantize != nullptr ? ReadAndQuantize(checkpoint, task, memory)
             : task.run.empty() ? ReadRowSegments(checkpoint, task.segments)
                                : ReadRun(checkpoint, task);
         if (bytes.ok()) task_bytes[i] = *bytes;
-        if (progress != nullptr) progress->Tick();
         return bytes;
       }));
   for (const auto& [slice, source] : list.vectors()) {

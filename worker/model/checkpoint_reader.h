@@ -5,15 +5,14 @@
 #include <cstdint>
 
 #include "absl/status/statusor.h"
-#include "parallel/progress.h"
 #include "worker/model/load_plan.h"
+#include "worker/model/load_tasks.h"
 #include "worker/model_files/checkpoint.h"
 
 namespace ring {
 
 // Fills `memory` (plan.memory_bytes()) with the plan's slices and returns the
-// bytes read: the plan's read_bytes(), no others. `threads` reads are in
-// flight; `progress`, which may be null, ticks after each.
+// bytes read: the plan's read_bytes(), no others.
 //
 // Whole rows are read in runs of up to 16 MB, neighbouring tensors together,
 // straight to their place. A slice of columns is read row by row, and the
@@ -24,7 +23,8 @@ namespace ring {
 //
 // DATA_LOSS names the file and the place.
 absl::StatusOr<int64_t> ReadSlices(const LoadPlan& plan,
-                                   const Checkpoint& checkpoint, int threads,
-                                   std::byte* memory, Progress* progress);
+                                   const Checkpoint& checkpoint,
+                                   const LoadOptions& options,
+                                   std::byte* memory);
 
 }  // namespace ring

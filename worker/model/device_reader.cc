@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "kernels/base/log.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/status_macros.h"
 #include "worker/model/read_tasks.h"
@@ -23,7 +22,6 @@ using Clock = std::chrono::steady_clock;
 
 // Buffers beyond one a thread: full ones on their way to the device.
 constexpr int kBuffersInFlight = 8;
-constexpr std::chrono::seconds kProgressInterval(10);
 
 // A task whose bytes lie in a buffer, packed.
 struct FullBuffer {
@@ -172,7 +170,7 @@ int64_t LargestTask(const std::vector<ReadTask>& tasks, bool quantize) {
 
 // Sends what `pipeline` brings until its readers have ended. Returns the bytes.
 int64_t SendAll(Pipeline* pipeline, Sender* sender, Backend* backend,
-                int64_t total_bytes, Progress* progress) {
+                int64_t total_bytes, const LoadOptions& options) {
   std::deque<std::pair<int64_t, std::byte*>> sent;  // mark, buffer
   const auto take_back = [&] {
     backend->WaitUntil(sent.front().first);
@@ -180,7 +178,7 @@ int64_t SendAll(Pipeline* pipeline, Sender* sender, Backend* backend,
     sent.pop_front();
   };
   const Clock::time_point start = Clock::now();
-  Clock::time_point next_report = start + kProgressInterval;
+  Clock::time_point next_report = start + options.log_interval;
   int64_t bytes = 0;
   for (;;) {
     FullBuffer buffer;
@@ -193,11 +191,10 @@ int64_t SendAll(Pipeline* pipeline, Sender* sender, Backend* backend,
     sent.emplace_back(backend->Mark(), buffer.data);
     if (sent.size() > kBuffersInFlight) take_back();
     bytes += buffer.task->bytes;
-    if (progress != nullptr) progress->Tick();
+    if (options.progress != nullptr) options.progress->Tick();
     if (Clock::now() >= next_report) {
-      LogInfo("reading weights", "bytes", bytes, "of", total_bytes, "seconds",
-              std::chrono::duration<double>(Clock::now() - start).count());
-      next_report += kProgressInterval;
+      LogLoad("reading weights", bytes, total_bytes, start);
+      next_report += options.log_interval;
     }
   }
 }
@@ -205,13 +202,14 @@ int64_t SendAll(Pipeline* pipeline, Sender* sender, Backend* backend,
 }  // namespace
 
 absl::StatusOr<int64_t> ReadSlicesTo(const LoadPlan& plan,
-                                     const Checkpoint& checkpoint, int threads,
+                                     const Checkpoint& checkpoint,
+                                     const LoadOptions& options,
                                      Backend* backend, std::byte* device,
-                                     std::byte* views, Progress* progress) {
+                                     std::byte* views) {
   const ReadTaskList list(plan, views);
   const std::vector<ReadTask>& tasks = list.tasks();
-  const int readers = static_cast<int>(
-      std::clamp<int64_t>(static_cast<int64_t>(tasks.size()), 1, threads));
+  const int readers = static_cast<int>(std::clamp<int64_t>(
+      static_cast<int64_t>(tasks.size()), 1, options.threads));
   const int64_t buffer_bytes = LargestTask(tasks, /*quantize=*/false);
   const int num_buffers = readers + kBuffersInFlight;
   RING_ASSIGN_OR_RETURN(const std::unique_ptr<DeviceBuffer> pinned,
@@ -239,7 +237,7 @@ absl::StatusOr<int64_t> ReadSlicesTo(const LoadPlan& plan,
   Sender sender(plan, backend, device, views,
                 static_cast<std::byte*>(staging->data()));
   const int64_t bytes =
-      SendAll(&pipeline, &sender, backend, plan.read_bytes(), progress);
+      SendAll(&pipeline, &sender, backend, plan.read_bytes(), options);
   for (std::thread& reader : reader_threads) reader.join();
   backend->Synchronize();
   RING_RETURN_IF_ERROR(pipeline.status());

@@ -12,7 +12,6 @@
 #include "kernels/base/status_macros.h"
 #include "kernels/weights/block_quantize.h"
 #include "kernels/weights/random_weights.h"
-#include "worker/model/load_tasks.h"
 #include "worker/model/slice_fill.h"
 
 namespace ring {
@@ -31,7 +30,7 @@ Distribution DistributionOf(const TensorInfo& tensor) {
   const absl::string_view name = tensor.name;
   const double inputs = static_cast<double>(tensor.shape.back());
   if (absl::EndsWith(name, "norm.weight")) return {1, 0.1};
-  if (absl::EndsWith(name, "expert_bias")) return {0, 0.02};
+  if (absl::EndsWith(name, "expert_bias")) return {0, 0.001};
   if (absl::EndsWith(name, "word_embeddings.weight")) return {0, 1};
   if (absl::EndsWith(name, "mlp.gate.weight")) {
     return {0, 1.5 / std::sqrt(inputs)};
@@ -136,15 +135,13 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
   cpu::RandomWeights(DrawsOf(tensor, source, seed, out));
 }
 
-void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
-                  std::byte* memory, Progress* progress) {
+void MakeUpSlices(const LoadPlan& plan, uint64_t seed,
+                  const LoadOptions& options, std::byte* memory) {
   const std::vector<MakeUpTask> tasks = CutIntoTasks(plan, kTaskBytes);
   const absl::Status status = RunLoadTasks(
       "making up weights", static_cast<int64_t>(tasks.size()),
-      plan.read_bytes(), threads, [&](int64_t i) -> absl::StatusOr<int64_t> {
-        const int64_t bytes = MakeTask(tasks[i], seed, memory);
-        if (progress != nullptr) progress->Tick();
-        return bytes;
+      plan.read_bytes(), options, [&](int64_t i) -> absl::StatusOr<int64_t> {
+        return MakeTask(tasks[i], seed, memory);
       });
   RING_CHECK(status.ok()) << status.ToString();
 }

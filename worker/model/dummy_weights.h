@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "parallel/progress.h"
 #include "worker/model/load_plan.h"
+#include "worker/model/load_tasks.h"
 
 namespace ring {
 
@@ -18,7 +19,9 @@ namespace ring {
 // gives 16 bits per element, and the sum of their two bytes is the draw, a
 // triangular distribution of
 //   norms:            mean 1, standard deviation 0.1
-//   expert_bias:      mean 0, 0.02
+//   expert_bias:      mean 0, 0.001: one of 0.02 makes the rows of an expert
+//                     vary by half, as sigmoids are flat where experts are
+//                     taken
 //   word_embeddings:  mean 0, 1
 //   router:           mean 0, 1.5 / sqrt(inputs), so that scores differ
 //   other matrices:   mean 0, 1 / sqrt(inputs), which keeps the variance
@@ -26,12 +29,13 @@ void MakeUpTensor(const TensorInfo& tensor, const SliceSource& source,
                   uint64_t seed, std::byte* out);
 
 // Fills `memory` (plan.memory_bytes()) with made-up slices of the plan, on
-// `threads` threads; `progress`, which may be null, ticks after each piece.
-void MakeUpSlices(const LoadPlan& plan, uint64_t seed, int threads,
-                  std::byte* memory, Progress* progress);
+// options.threads threads.
+void MakeUpSlices(const LoadPlan& plan, uint64_t seed,
+                  const LoadOptions& options, std::byte* memory);
 
 // The same elements, made by the ops of `backend`, whose memory `memory` is.
-// Done on return. RESOURCE_EXHAUSTED if there is no room for staging.
+// Done on return; `progress`, which may be null, ticks after each piece.
+// RESOURCE_EXHAUSTED if there is no room for staging.
 absl::Status MakeUpSlicesOn(const LoadPlan& plan, uint64_t seed,
                             Backend* backend, std::byte* memory,
                             Progress* progress);

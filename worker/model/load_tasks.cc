@@ -12,7 +12,6 @@ namespace ring {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::seconds kProgressInterval(10);
 
 // What the threads share. A task is megabytes of work, so one lock per task
 // costs nothing.
@@ -68,17 +67,25 @@ class TaskQueue {
 
 }  // namespace
 
+void LogLoad(absl::string_view what, int64_t done_bytes, int64_t total_bytes,
+             Clock::time_point start) {
+  LogInfo(what, "bytes", done_bytes, "of", total_bytes, "seconds",
+          std::chrono::duration<double>(Clock::now() - start).count());
+}
+
 absl::Status RunLoadTasks(
-    const std::string& what, int64_t count, int64_t total_bytes, int threads,
+    const std::string& what, int64_t count, int64_t total_bytes,
+    const LoadOptions& options,
     absl::FunctionRef<absl::StatusOr<int64_t>(int64_t)> task) {
-  const int used_threads =
-      static_cast<int>(std::clamp<int64_t>(count, 1, std::max(threads, 1)));
+  const int used_threads = static_cast<int>(
+      std::clamp<int64_t>(count, 1, std::max(options.threads, 1)));
   TaskQueue queue(count, used_threads);
   std::vector<std::thread> workers;
   for (int i = 0; i < used_threads; ++i) {
-    workers.emplace_back([&queue, task] {
+    workers.emplace_back([&queue, &options, task] {
       for (int64_t i = queue.Take(); i >= 0; i = queue.Take()) {
         queue.Finish(task(i));
+        if (options.progress != nullptr) options.progress->Tick();
       }
       queue.EndThread();
     });
@@ -86,10 +93,9 @@ absl::Status RunLoadTasks(
   const Clock::time_point start = Clock::now();
   int64_t done_bytes = 0;
   for (int tick = 1;
-       !queue.WaitForEnd(start + tick * kProgressInterval, &done_bytes);
+       !queue.WaitForEnd(start + tick * options.log_interval, &done_bytes);
        ++tick) {
-    LogInfo(what, "bytes", done_bytes, "of", total_bytes, "seconds",
-            std::chrono::duration<double>(Clock::now() - start).count());
+    LogLoad(what, done_bytes, total_bytes, start);
   }
   for (std::thread& worker : workers) worker.join();
   return queue.status();

@@ -114,7 +114,7 @@ absl::StatusOr<WeightShard> WeightShard::Load(const ModelConfig& config,
                         WeightMemory::Allocate(plan.memory_bytes()));
   RING_ASSIGN_OR_RETURN(
       const int64_t read_bytes,
-      ReadSlices(plan, checkpoint, threads, memory.data(), progress));
+      ReadSlices(plan, checkpoint, {threads, progress}, memory.data()));
   LogLoaded("weights loaded", plan, read_bytes, start);
   return WeightShard(std::move(memory), plan);
 }
@@ -130,7 +130,7 @@ absl::StatusOr<WeightShard> WeightShard::MakeUp(const ModelConfig& config,
       LoadPlan::Create(config, tensors, MadeUpSpec(config, std::move(spec))));
   RING_ASSIGN_OR_RETURN(WeightMemory memory,
                         WeightMemory::Allocate(plan.memory_bytes()));
-  MakeUpSlices(plan, seed, threads, memory.data(), progress);
+  MakeUpSlices(plan, seed, {threads, progress}, memory.data());
   LogLoaded("weights made up", plan, /*read_bytes=*/0, start);
   return WeightShard(std::move(memory), plan);
 }
@@ -149,9 +149,9 @@ absl::StatusOr<WeightShard> WeightShard::LoadOn(const ModelConfig& config,
   RING_ASSIGN_OR_RETURN(DeviceParts parts, TablesOn(plan, backend));
   RING_ASSIGN_OR_RETURN(
       const int64_t read_bytes,
-      ReadSlicesTo(plan, checkpoint, threads, backend,
+      ReadSlicesTo(plan, checkpoint, {threads, progress}, backend,
                    static_cast<std::byte*>(parts.device->data()),
-                   parts.shard.memory_->data(), progress));
+                   parts.shard.memory_->data()));
   parts.shard.MoveInto(std::move(parts.device));
   LogLoaded("weights loaded", plan, read_bytes, start);
   return std::move(parts.shard);

@@ -1,6 +1,9 @@
 #include "coordinator/text/tokenizer.h"
 
+#include <time.h>
+
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -111,20 +114,59 @@ TEST(TokenizerTest, MissingFileIsNotFound) {
             absl::StatusCode::kNotFound);
 }
 
-// One long word, a run of spaces, many control tokens: anything quadratic in
-// the size would take many minutes here.
-TEST(TokenizerTest, LongTextsEndInTime) {
+// Texts that cost most: one long word, a run of spaces, many control tokens.
+std::vector<std::string> LongTexts(size_t bytes) {
+  const auto repeat = [bytes](absl::string_view part) {
+    std::string text;
+    while (text.size() < bytes) text.append(part.data(), part.size());
+    return text;
+  };
+  return {repeat("a"),
+          repeat(" "),
+          repeat("\n"),
+          repeat("<"),
+          std::string(bytes, ' ') + "x",
+          repeat("<role>x<think>"),
+          repeat("theinganderisonat"),
+          repeat("Some of the words, then 12 others. ")};
+}
+
+TEST(TokenizerTest, LongTextsComeBack) {
   const auto tokenizer = RingTiny();
-  constexpr size_t kBytes = size_t{1} << 18;
-  std::string tokens;
-  while (tokens.size() < kBytes) tokens += "<role>x<think>";
-  std::string letters;
-  while (letters.size() < kBytes) letters += "theinganderisonat";
-  for (const std::string& text :
-       {std::string(kBytes, 'a'), std::string(kBytes, ' '),
-        std::string(kBytes, '\n'), std::string(kBytes, '<'),
-        std::string(kBytes, ' ') + "x", tokens, letters}) {
+  for (const std::string& text : LongTexts(size_t{1} << 18)) {
     EXPECT_EQ(tokenizer->Decode(Encode(*tokenizer, text), true), text);
+  }
+}
+
+// Of this thread, the least of three times.
+double SecondsToEncode(const Tokenizer& tokenizer, const std::string& text) {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) +
+           1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  double least = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 3; ++i) {
+    const double start = now();
+    Encode(tokenizer, text);
+    least = std::min(least, now() - start);
+  }
+  return least;
+}
+
+// For 16 times the text linear time is 16 times as long, quadratic time 256
+// times; the limit is the middle, 16^1.5, which caches and busy cores are far
+// from.
+TEST(TokenizerTest, TimeGrowsWithTheLengthAndNotItsSquare) {
+  const auto tokenizer = RingTiny();
+  constexpr size_t kBytes = size_t{1} << 13;
+  const std::vector<std::string> texts = LongTexts(kBytes);
+  const std::vector<std::string> longer = LongTexts(16 * kBytes);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    ASSERT_LT(SecondsToEncode(*tokenizer, longer[i]),
+              64 * SecondsToEncode(*tokenizer, texts[i]))
+        << texts[i].substr(0, 40);
   }
 }
 
