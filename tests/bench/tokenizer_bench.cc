@@ -52,7 +52,7 @@ std::string English(size_t bytes) {
 
 void Encode(benchmark::State& state, const std::string& text) {
   for ([[maybe_unused]] auto _ : state) {
-    const auto ids = RingTiny().Encode(text, AddedTokens::kRecognise);
+    auto ids = RingTiny().Encode(text, AddedTokens::kRecognise);
     if (!ids.ok()) state.SkipWithError("not encoded");
     benchmark::DoNotOptimize(ids);
   }

@@ -142,14 +142,17 @@ class Group(Program):
         self.id = uuid.uuid4().hex
         self.incident_file = os.path.join(folders.files, self.id + ".incident")
         super().__init__(
-            ["mpirun", "--oversubscribe", "--mca", "btl", "self,vader",
-             "--mca", "oob_tcp_if_include", "lo",
-             "--mca", "btl_vader_backing_directory", folders.shared_memory,
-             "--mca", "orte_tmpdir_base", folders.files, "-np", str(ranks),
+            ["mpirun", "--oversubscribe", "-np", str(ranks),
              os.path.join(BIN, "ring-worker"), "--coordinator", coordinator,
              "--model", model, "--tp", str(tp), "--incident-file",
              self.incident_file, *options],
-            {**environment, "RING_GROUP": self.id})
+            {**environment, "RING_GROUP": self.id,
+             "OMPI_MCA_btl": "self,vader",
+             "OMPI_MCA_btl_vader_backing_directory": folders.shared_memory,
+             "OMPI_MCA_btl_sm_backing_directory": folders.shared_memory,
+             "OMPI_MCA_orte_tmpdir_base": folders.files,
+             "PRTE_MCA_prte_tmpdir_base": folders.files,
+             "OMPI_MCA_oob_tcp_if_include": "lo"})
 
     def rank_pids(self):
         """Rank -> process id of the ranks that exist."""

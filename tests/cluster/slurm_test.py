@@ -32,7 +32,7 @@ class SlurmTest(unittest.TestCase):
             RING_BIN=BIN, RING_MODEL=TINY, RING_TP="2",
             RING_WORKER_OPTIONS=" ".join([*SMALL_GROUP, *worker_options]),
             OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-            OMPI_MCA_mpi_yield_when_idle="1",
+            OMPI_MCA_mpi_yield_when_idle="1", OMPI_MCA_btl="self,vader,tcp",
             OMPI_MCA_btl_tcp_if_include="10.77.0.0/24",
             OMPI_MCA_oob_tcp_if_include="10.77.0.0/24", **settings)
         return job, self.lab.folder / f"ringmaster-{job}.address"

@@ -11,8 +11,7 @@ trap 'rm -f "$log"' EXIT
 # A mark in the environment finds processes that should be gone.
 mark=$(mktemp -u ring-mark-XXXXXXXX)
 start=$(date +%s%N)
-timeout -k 1 30 "$mpiexec" --oversubscribe -np 4 --mca btl self,vader \
-  --mca oob_tcp_if_include lo \
+timeout -k 1 30 "$mpiexec" --oversubscribe -np 4 \
   env "RING_MARK=$mark" "$program" "$fault" "$rank" >"$log" 2>&1
 rc=$?
 elapsed=$((($(date +%s%N) - start) / 1000000))
