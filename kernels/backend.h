@@ -49,7 +49,8 @@ class DeviceBuffer {
 enum class Queue { kMain, kSide };
 
 // One device of one rank. Model code calls these methods only and never asks
-// which device it is on. `<op>.h` holds the contract of each op.
+// which device it is on. The header that declares an op's `...Args` holds its
+// contract.
 //
 // Confined to the engine thread. Device errors after start are broken promises
 // and end the rank; only Allocate reports failure.

@@ -98,10 +98,6 @@ Range Mesh::InnerSlice(int64_t size) const {
   return {tp_rank() * chunk, (tp_rank() + 1) * chunk};
 }
 
-int64_t Mesh::RowsPerSlice(int64_t rows) const {
-  return (rows + tp() - 1) / tp();
-}
-
 Range Mesh::RowSlice(int64_t rows, int tp_rank) const {
   return CeilSlice(rows, tp(), tp_rank);
 }

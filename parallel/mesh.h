@@ -72,10 +72,9 @@ class Mesh {
   // This rank's part of an inner size that tp divides.
   Range InnerSlice(int64_t size) const;
 
-  // The slices of a reduce-scatter over tp: RowsPerSlice rows each, of which
-  // the last ones may be short or empty. A later AllGather of RowsPerSlice rows
-  // from each rank brings row i to place i.
-  int64_t RowsPerSlice(int64_t rows) const;
+  // The slices of a reduce-scatter over tp: ceil(rows / tp) rows each, of which
+  // the last ones may be short or empty. A later AllGather of as many rows from
+  // each rank brings row i to place i.
   Range RowSlice(int64_t rows, int tp_rank) const;
 
  private:

@@ -8,9 +8,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/check.h"
 #include "kernels/base/status_macros.h"
+#include "parallel/core_share.h"
 #include "parallel/host_identity.h"
 #include "parallel/mpi_communicator.h"
 #include "parallel/mpi_transport.h"
@@ -48,11 +52,23 @@ class MpiRuntimeImpl final : public MpiRuntime {
     std::vector<std::string> hosts;
     RING_RETURN_IF_ERROR(
         control_->AllGather(absl::StrCat(host.name, " ", host.boot), &hosts));
+    std::vector<std::string> bound;
+    RING_RETURN_IF_ERROR(
+        control_->AllGather(absl::StrJoin(BoundCores(), " "), &bound));
+    std::vector<std::vector<int>> bound_here;
     for (int r = 0; r < size_; ++r) {
       if (hosts[r] != hosts[rank_]) continue;
       if (r < rank_) ++local_rank_;
       ++local_size_;
+      std::vector<int>& cores = bound_here.emplace_back();
+      for (const absl::string_view core :
+           absl::StrSplit(bound[r], ' ', absl::SkipEmpty())) {
+        if (!absl::SimpleAtoi(core, &cores.emplace_back())) {
+          return absl::InternalError("a rank lists its cores in another way");
+        }
+      }
     }
+    cores_ = ShareOfCores(bound_here, local_rank_);
     return absl::OkStatus();
   }
 
@@ -60,6 +76,7 @@ class MpiRuntimeImpl final : public MpiRuntime {
   int size() const override { return size_; }
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
+  int cores() const override { return cores_; }
   const std::string& host_name() const override { return host_name_; }
   ControlChannel* control() override { return control_.get(); }
 
@@ -110,6 +127,7 @@ class MpiRuntimeImpl final : public MpiRuntime {
   int size_ = 1;
   int local_rank_ = 0;
   int local_size_ = 0;
+  int cores_ = 1;
   std::string host_name_;
   std::unique_ptr<ControlChannel> control_;
 };

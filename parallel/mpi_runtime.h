@@ -55,6 +55,8 @@ class MpiRuntime {
   virtual int local_rank() const = 0;
   virtual int local_size() const = 0;
   virtual const std::string& host_name() const = 0;
+  // Cores for this rank: ShareOfCores among the ranks of its host.
+  virtual int cores() const = 0;
 
   // Lives as long as the runtime.
   virtual ControlChannel* control() = 0;

@@ -130,7 +130,6 @@ absl::StatusOr<WorkerFlags> ParseWorkerFlags(int argc, char** argv,
       "--debug-sync", flags.debug_sync,
       "Wait after every op of the device, so that the incident line of "
       "a device error names the op; slow");
-  app.add_flag("--verbose", flags.verbose, "Log at debug level");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

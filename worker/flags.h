@@ -32,7 +32,7 @@ struct WorkerFlags {
   std::string decay = "index";        // index, index_m1
   std::string experts = "owned";      // owned, sliced
   std::string moe_exchange = "auto";  // auto, alltoall, replicated
-  bool deterministic = false;         // logit bits of a request never change
+  bool deterministic = false;         // bits do not depend on company
   int threads = 0;                    // 0: cores of the host / its ranks
   std::string incident_file;
   bool check = false;
@@ -41,7 +41,6 @@ struct WorkerFlags {
   int64_t bench_context = 4096;                 // tokens before the decode
   std::vector<int64_t> bench_prompts = {4096};  // tokens of prompts to time
   bool debug_sync = false;
-  bool verbose = false;
 };
 
 // INVALID_ARGUMENT holds the message for the user. If `exit_code` is set to

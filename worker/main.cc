@@ -346,7 +346,6 @@ int Main(int argc, char** argv) {
     return kMistakeExitCode;
   }
   if (flags.ok()) {
-    SetLogLevel(flags->verbose ? LogLevel::kDebug : LogLevel::kInfo);
     if (flags->check) return RunCheck(*flags);
   }
   return RunRank(flags);

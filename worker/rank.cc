@@ -1,10 +1,7 @@
 #include "worker/rank.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -37,18 +34,6 @@ absl::StatusOr<std::string> DeviceOf(const WorkerFlags& flags,
   return flags.device;
 }
 
-// This rank's share of the host's cores; all that the launcher has bound it to,
-// if it has.
-int DefaultThreads(int ranks_of_host) {
-  const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  cpu_set_t bound;
-  CPU_ZERO(&bound);
-  const int own = sched_getaffinity(0, sizeof(bound), &bound) == 0
-                      ? CPU_COUNT(&bound)
-                      : cores;
-  return std::max(1, own < cores ? own : cores / ranks_of_host);
-}
-
 // Opens what the weights will come from, and says how much they will take.
 absl::Status PlanWeights(const WorkerFlags& flags, Rank::Parts* parts) {
   const ModelConfig& config = parts->config;
@@ -67,6 +52,9 @@ absl::Status PlanWeights(const WorkerFlags& flags, Rank::Parts* parts) {
   return absl::OkStatus();
 }
 
+// A disk and the page cache are faster with several, whatever the cores.
+constexpr int kFewestReadsInFlight = 4;
+
 absl::StatusOr<WeightShard> LoadWeights(const Rank::Parts& parts,
                                         Progress* progress) {
   const ModelConfig& config = parts.config;
@@ -78,10 +66,11 @@ absl::StatusOr<WeightShard> LoadWeights(const Rank::Parts& parts,
                         : WeightShard::MakeUp(config, spec, kDummySeed,
                                               parts.threads, progress);
   }
+  const int reads = std::max(parts.threads, kFewestReadsInFlight);
   return parts.on_gpu ? WeightShard::LoadOn(config, *parts.checkpoint, spec,
-                                            parts.threads, backend, progress)
+                                            reads, backend, progress)
                       : WeightShard::Load(config, *parts.checkpoint, spec,
-                                          parts.threads, progress);
+                                          reads, progress);
 }
 
 // `status` with the words that tell a user which flag it is about.
@@ -105,8 +94,7 @@ absl::StatusOr<Rank::Parts> Rank::Prepare(const WorkerFlags& flags,
   if (!weights.ok()) return About(model, weights);
   progress->Tick();  // files and devices may each take seconds
 
-  parts.threads =
-      flags.threads > 0 ? flags.threads : DefaultThreads(mpi.local_size());
+  parts.threads = flags.threads > 0 ? flags.threads : mpi.cores();
   RING_ASSIGN_OR_RETURN(const std::string device, DeviceOf(flags, mpi));
   parts.on_gpu = device != "cpu";
   absl::StatusOr<std::unique_ptr<Backend>> backend =

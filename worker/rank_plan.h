@@ -21,8 +21,8 @@ struct RankPlan {
 };
 
 // A function of the flags and the model alone: any process can make the plan of
-// any rank. INVALID_ARGUMENT as MakeMesh and PlaceExperts, or for a --max-context
-// beyond the model.
+// any rank. INVALID_ARGUMENT as MakeMesh and PlaceExperts, or for a
+// --max-context beyond the model.
 absl::StatusOr<RankPlan> PlanRank(const WorkerFlags& flags,
                                   const ModelConfig& config, int world_size,
                                   int rank);

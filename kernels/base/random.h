@@ -25,10 +25,4 @@ constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
   return counter;
 }
 
-// Uniform in the open interval (0, 1) in steps of 2^-23, never 0 and never 1:
-// safe under log().
-constexpr float ToOpenUniform(uint32_t bits) {
-  return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-23f;
-}
-
 }  // namespace ring

@@ -16,8 +16,9 @@ namespace {
 
 // Decode rows come first among all rows of the group.
 int64_t OwnDecodeRows(const StepContext& step, const ResidualStream& stream) {
-  return std::clamp<int64_t>(step.inputs.streamed_rows - stream.own_rows().begin,
-                             0, stream.own_rows().size());
+  return std::clamp<int64_t>(
+      step.inputs.streamed_rows - stream.own_rows().begin, 0,
+      stream.own_rows().size());
 }
 
 // Fills workspace.own_experts and own_weights for the stream's own rows and,

@@ -132,6 +132,7 @@ std::vector<double> HeadSlopes(int heads);
 
 // The rates s of lambda = exp(-s) for all heads of `layer`, a global layer
 // number. Ranks take their slice of this table: [num_attention_heads].
+// REQUIRES: `layer` is a linear attention layer.
 std::vector<float> LayerDecayRates(const ModelConfig& config, int layer,
                                    DecayMode mode);
 

@@ -18,10 +18,5 @@ TEST(PhiloxTest, MatchesKnownAnswers) {
             (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
 
-TEST(OpenUniformTest, StaysInsideTheOpenInterval) {
-  EXPECT_GT(ToOpenUniform(0), 0.0f);
-  EXPECT_LT(ToOpenUniform(0xffffffff), 1.0f);
-}
-
 }  // namespace
 }  // namespace ring

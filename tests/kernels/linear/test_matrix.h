@@ -19,7 +19,7 @@ inline float TestValue(uint32_t seed, int64_t i, int64_t j) {
   const uint32_t bits =
       Philox4x32({static_cast<uint32_t>(i), static_cast<uint32_t>(j), seed, 0},
                  {17, 29})[0];
-  return 2 * ToOpenUniform(bits) - 1;
+  return (static_cast<float>(bits >> 9) + 0.5f) * 0x1p-22f - 1;
 }
 
 // [rows, cols] activations of either type, without gaps.
