@@ -1,5 +1,7 @@
 #include "coordinator/generate_call.h"
 
+#include <grpc/grpc.h>
+
 #include <random>
 #include <utility>
 
@@ -7,11 +9,15 @@
 #include "coordinator/prompt.h"
 #include "coordinator/request.h"
 #include "coordinator/request_limits.h"
+#include "coordinator/retry_after.h"
 #include "kernels/base/status_macros.h"
 #include "proto/status.h"
 
 namespace ring {
 namespace {
+
+// What an event takes besides its content: about the size of its objects.
+constexpr int64_t kBytesOfAnEvent = 256;
 
 // Appends the news of `from` to `to`, which directly precede it.
 void Merge(const v1::TokenDelta& from, v1::TokenDelta* to) {
@@ -49,6 +55,7 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
   args.arrived_at = std::chrono::steady_clock::now();
   args.deadline = context_->deadline();
   RING_ASSIGN_OR_RETURN(args.options, ReadOptions(message, model));
+  RING_RETURN_IF_ERROR(dispatcher_->CheckQueue());
   RING_ASSIGN_OR_RETURN(args.prompt, ReadPrompt(message, model));
   args.id = dispatcher_->NextRequestId();
   args.name =
@@ -62,13 +69,22 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
 bool GenerateCall::Send(v1::GenerateEvent event) {
   MutexLock lock(&mutex_);
   if (broken_) return true;  // OnCancel ends the request
-  const int64_t tokens = event.delta().token_ids_size();
-  if (tokens > 0 && waiting_tokens_ + tokens > kMaxWaitingTokens) return false;
-  waiting_tokens_ += tokens;
-  if (event.has_delta() && !waiting_.empty() && waiting_.back().has_delta()) {
-    Merge(event.delta(), waiting_.back().mutable_delta());
+  WaitingEvent* const last = waiting_.empty() ? nullptr : &waiting_.back();
+  const bool merges =
+      event.has_delta() && last != nullptr && last->event.has_delta();
+  const int64_t bytes = static_cast<int64_t>(event.ByteSizeLong()) +
+                        (merges ? 0 : kBytesOfAnEvent);
+  // The end of a completion is the last event and is never refused.
+  if (event.has_delta() && waiting_bytes_ + bytes > kMaxWaitingBytes) {
+    overflowed_ = true;
+    return false;
+  }
+  waiting_bytes_ += bytes;
+  if (merges) {
+    Merge(event.delta(), last->event.mutable_delta());
+    last->bytes += bytes;
   } else {
-    waiting_.push_back(std::move(event));
+    waiting_.push_back({std::move(event), bytes});
   }
   if (!writing_) Next();
   return true;
@@ -78,21 +94,29 @@ void GenerateCall::Close(const absl::Status& status) {
   MutexLock lock(&mutex_);
   closed_ = true;
   status_ = status;
+  if (overflowed_) {
+    // Finish alone would wait behind a write that nobody reads. This is what
+    // TryCancel does, but it says why.
+    waiting_.clear();
+    grpc_call_cancel_with_status(
+        context_->c_call(), static_cast<grpc_status_code>(status.code()),
+        std::string(status.message()).c_str(), nullptr);
+  }
   if (!writing_) Next();
 }
 
 void GenerateCall::Next() {
   if (!waiting_.empty() && !broken_) {
-    written_ = std::move(waiting_.front());
+    written_ = std::move(waiting_.front().event);
+    waiting_bytes_ -= waiting_.front().bytes;
     waiting_.pop_front();
-    waiting_tokens_ -= written_.delta().token_ids_size();
     writing_ = true;
     StartWrite(&written_);
     return;
   }
   if (!closed_) return;
   if (const auto retry_after = RetryAfter(status_)) {
-    context_->AddTrailingMetadata("retry-after-ms",
+    context_->AddTrailingMetadata(kRetryAfterMetadata,
                                   absl::StrCat(retry_after->count()));
   }
   Finish(ToGrpcStatus(status_));

@@ -20,9 +20,6 @@ namespace ring {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                            public EventStream {
  public:
-  // Tokens that may wait for a client that reads too slowly.
-  static constexpr int64_t kMaxWaitingTokens = 16384;
-
   static std::shared_ptr<GenerateCall> Create(
       grpc::CallbackServerContext* context, Dispatcher* dispatcher);
 
@@ -39,6 +36,11 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   void OnDone() override;
 
  private:
+  struct WaitingEvent {
+    v1::GenerateEvent event;
+    int64_t bytes = 0;  // what it counts for in waiting_bytes_
+  };
+
   GenerateCall(grpc::CallbackServerContext* context, Dispatcher* dispatcher)
       : context_(context), dispatcher_(dispatcher) {}
 
@@ -54,8 +56,9 @@ class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
   std::atomic<uint64_t> request_id_{0};  // 0: nothing was submitted
 
   Mutex mutex_;
-  std::deque<v1::GenerateEvent> waiting_ GUARDED_BY(mutex_);
-  int64_t waiting_tokens_ GUARDED_BY(mutex_) = 0;
+  std::deque<WaitingEvent> waiting_ GUARDED_BY(mutex_);
+  int64_t waiting_bytes_ GUARDED_BY(mutex_) = 0;
+  bool overflowed_ GUARDED_BY(mutex_) = false;    // it was full
   v1::GenerateEvent written_ GUARDED_BY(mutex_);  // gRPC reads it
   bool writing_ GUARDED_BY(mutex_) = false;
   bool broken_ GUARDED_BY(mutex_) = false;  // the client is gone

@@ -3,8 +3,11 @@
 #include <grpcpp/grpcpp.h>
 
 #include <cstdio>
+#include <optional>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/retry_after.h"
 #include "kernels/base/status_macros.h"
 #include "proto/protocol.h"
 #include "proto/status.h"
@@ -36,12 +39,16 @@ const char* AdviceToConnect(const Connection& connection,
   return "is ring-coordinator running there?";
 }
 
-// What usually helps against a status; null: nothing is known to.
-const char* Advice(const Connection& connection, const absl::Status& status) {
+// What usually helps against a status; empty: nothing is known to.
+std::string Advice(const Connection& connection, const absl::Status& status) {
   const absl::string_view message = status.message();
+  if (const auto retry_after = RetryAfter(status)) {
+    return absl::StrCat("the server is busy: again in ",
+                        static_cast<double>(retry_after->count()) * 1e-3, " s");
+  }
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
-      return SaidByCoordinator(message) ? nullptr
+      return SaidByCoordinator(message) ? ""
                                         : AdviceToConnect(connection, message);
     case absl::StatusCode::kDeadlineExceeded:
       return "give it more time with --timeout, or fewer tokens with "
@@ -49,7 +56,7 @@ const char* Advice(const Connection& connection, const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted:
       return absl::StrContains(message, "larger than max")
                  ? "a message may have 64 MB at most: send a shorter prompt"
-                 : "the server is busy: try again in a moment";
+                 : "";
     case absl::StatusCode::kInvalidArgument:
       return "change the option that the message names";
     case absl::StatusCode::kAlreadyExists:
@@ -58,7 +65,7 @@ const char* Advice(const Connection& connection, const absl::Status& status) {
       return "is this a ring-coordinator of the same release?";
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kFailedPrecondition:
-      return nullptr;
+      return "";
     default:
       return "the coordinator's log has more";
   }
@@ -91,9 +98,8 @@ int ReportFailure(const std::string& command, const Connection& connection,
   std::fprintf(stderr, "ring: %s at %s failed: %s: %s\n", command.c_str(),
                connection.server.c_str(), CodeName(status.code()),
                std::string(status.message()).c_str());
-  if (const char* advice = Advice(connection, status)) {
-    std::fprintf(stderr, "  try: %s\n", advice);
-  }
+  const std::string advice = Advice(connection, status);
+  if (!advice.empty()) std::fprintf(stderr, "  try: %s\n", advice.c_str());
   return 1;
 }
 

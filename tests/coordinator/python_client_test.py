@@ -334,6 +334,60 @@ class PythonClientTest(unittest.TestCase):
         stats = self.ring("generate", "--ids", "5,6,7", "--stats")
         self.assertIn("3 prompt tokens, 4 tokens, first after", stats.stderr)
 
+    def hold(self, stub, count):
+        """Streams that the group never answers, all accepted."""
+        held = self.pb.GenerateRequest(
+            token_ids=self.pb.TokenIds(ids=[0]),
+            stopping=self.pb.Stopping(max_tokens=8))
+        calls = [stub.Generate(held, timeout=PATIENCE_S) for _ in range(count)]
+        for call in calls:
+            self.assertTrue(next(call).HasField("accepted"))
+        return calls
+
+    def test_ring_says_when_a_full_server_has_room(self):
+        coordinator = Coordinator("--max-queued", "1")
+        group = EchoGroup(coordinator.address)
+        with grpc.insecure_channel(coordinator.address) as channel:
+            calls = self.hold(self.rpc.InferenceStub(channel), 17)
+            full = run("ring", "generate", "--server", coordinator.address,
+                       "--raw", "x")
+            for call in calls:
+                call.cancel()
+        self.assertEqual(full.returncode, 1)
+        self.assertIn("RESOURCE_EXHAUSTED: the queue is full: --max-queued "
+                      "lets 1 requests wait", full.stderr)
+        self.assertRegex(full.stderr,
+                         r"try: the server is busy: again in [0-9.]+ s\n")
+        group.stop()
+        coordinator.stop()
+
+    def test_idle_streams_take_little_memory(self):
+        def resident_mb():
+            with open(f"/proc/{coordinator.process.pid}/status",
+                      encoding="ascii") as file:
+                return next(int(line.split()[1]) / 1024 for line in file
+                            if line.startswith("VmRSS:"))
+        coordinator = Coordinator()
+        group = EchoGroup(coordinator.address)
+        channels = [
+            grpc.insecure_channel(
+                coordinator.address,
+                options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(10)]
+        before = resident_mb()
+        calls = []
+        for channel in channels:
+            calls += self.hold(self.rpc.InferenceStub(channel), 100)
+        grown = resident_mb() - before
+        for call in calls:
+            call.cancel()
+        for channel in channels:
+            channel.close()
+        group.stop()
+        coordinator.stop()
+        print(f"1,000 idle streams take {grown:.1f} MB")
+        self.assertLess(grown, 100)
+
     def test_ring_generate_says_what_failed(self):
         result = self.ring("generate", "--raw", "x", "--top-p", "2")
         self.assertEqual(result.returncode, 1)
