@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <cstdio>
 #include <optional>
 
@@ -85,6 +86,13 @@ std::shared_ptr<grpc::Channel> Connect(const Connection& connection) {
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
   return grpc::CreateCustomChannel(
       connection.server, MakeChannelCredentials(connection.tls), arguments);
+}
+
+void SetDeadline(const Connection& connection, grpc::ClientContext* context) {
+  if (connection.timeout_s <= 0) return;
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::milliseconds(
+                            static_cast<int64_t>(connection.timeout_s * 1000)));
 }
 
 int ReportMistake(const std::string& command, const absl::Status& status) {

@@ -107,11 +107,7 @@ absl::Status RunGeneration(
     context.TryCancel();
   });
   const std::shared_ptr<grpc::Channel> channel = Connect(connection);
-  if (connection.timeout_s > 0) {
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(static_cast<int64_t>(
-                             connection.timeout_s * 1000)));
-  }
+  SetDeadline(connection, &context);
   const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
   v1::GenerateEvent event;

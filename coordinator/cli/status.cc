@@ -2,7 +2,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -34,13 +33,8 @@ absl::StatusOr<ServerStatus> Ask(const Connection& connection) {
   const std::shared_ptr<grpc::Channel> channel = Connect(connection);
   grpc::ClientContext model_context;
   grpc::ClientContext load_context;
-  if (connection.timeout_s > 0) {
-    const auto deadline = std::chrono::system_clock::now() +
-                          std::chrono::milliseconds(static_cast<int64_t>(
-                              connection.timeout_s * 1000));
-    model_context.set_deadline(deadline);
-    load_context.set_deadline(deadline);
-  }
+  SetDeadline(connection, &model_context);
+  SetDeadline(connection, &load_context);
   ServerStatus status;
   RING_RETURN_IF_ERROR(FromGrpcStatus(v1::Inference::NewStub(channel)->GetModel(
       &model_context, {}, &status.model)));
