@@ -211,6 +211,9 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
       "the model, its worker groups and their load; exits 0 only when a group "
       "serves");
   command->add_flag("--json", flags->json, "print one JSON object");
+  command->add_flag("--watch", flags->watch,
+                    "again every second until Ctrl-C: drawn in place on a "
+                    "terminal, else one line each time");
   AddConnectionFlags(command, &flags->connection);
   return command;
 }

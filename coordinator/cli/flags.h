@@ -69,6 +69,7 @@ struct StatusFlags {
   StatusFlags() { connection.timeout_s = 10; }
   ConnectionFlags connection;
   bool json = false;
+  bool watch = false;
 };
 
 struct BenchFlags {

@@ -8,13 +8,18 @@ which answers a prompt with the prompt.
 """
 
 import atexit
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import unittest
 
@@ -602,6 +607,56 @@ class PythonClientTest(unittest.TestCase):
         coordinator.stop()
         self.assertEqual(lonely.returncode, 1)
         self.assertIn("no worker group", lonely.stdout)
+
+    def test_ring_status_watch_is_lines_where_there_is_no_terminal(self):
+        with subprocess.Popen(
+                [os.path.join(BIN, "ring"), "status", "--watch", "--server",
+                 self.coordinator.address], stdout=subprocess.PIPE,
+                text=True) as watch:
+            lines = [watch.stdout.readline()]
+            self.generate(text="so many tokens")
+            lines += [watch.stdout.readline() for _ in range(2)]
+            watch.send_signal(signal.SIGINT)
+            rest = watch.stdout.read()
+        self.assertEqual((watch.returncode, rest), (0, ""))
+        shape = (r"^groups 1, running 0, queued 0, finished \d+, failed \d+, "
+                 r"tokens/s (\d+)\n$")
+        for line in lines:
+            self.assertRegex(line, shape)
+        rates = [int(re.match(shape, line)[1]) for line in lines]
+        self.assertEqual(rates[0], 0)
+        self.assertGreater(max(rates), 0)
+
+    def test_ring_status_watch_draws_in_place(self):
+        columns = 50
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ,
+                    struct.pack("HHHH", 10, columns, 0, 0))
+        before = termios.tcgetattr(follower)
+        with subprocess.Popen(
+                [os.path.join(BIN, "ring"), "status", "--watch", "--server",
+                 self.coordinator.address], stdout=follower) as watch:
+            seen = ""
+            while seen.count("tokens/s\r\n") < 3:
+                seen += os.read(leader, 4096).decode()
+            watch.send_signal(signal.SIGINT)
+            self.assertEqual(watch.wait(PATIENCE_S), 0)
+        self.assertEqual(termios.tcgetattr(follower), before)
+        os.close(follower)
+        os.close(leader)
+        # Each drawing goes up as many lines as the one before had: the model,
+        # its context, the requests, one group, the rate.
+        drawings = seen.split("\r\033[5A\033[J")
+        self.assertEqual(len(drawings), 3)
+        self.assertTrue(drawings[0].startswith("\r\033[J"))
+        for drawing in drawings:
+            lines = drawing.removeprefix("\r\033[J").split("\r\n")
+            self.assertEqual(len(lines), 6)
+            self.assertEqual(lines[-1], "")
+            self.assertIn("ring-tiny at", lines[0])
+            self.assertIn("group 1: ", lines[3])
+            self.assertIn("tokens/s", lines[4])
+            self.assertEqual(max(map(len, lines)), columns)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 // ring bench: how fast a server answers under a load.
 #include <grpcpp/grpcpp.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "coordinator/cli/bench/bench_report.h"
 #include "coordinator/cli/bench/load_driver.h"
 #include "coordinator/cli/bench/load_plan.h"
@@ -18,6 +18,7 @@
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
 #include "coordinator/cli/generation.h"
+#include "coordinator/cli/live_text.h"
 #include "kernels/base/mutex.h"
 #include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
@@ -154,29 +155,15 @@ absl::StatusOr<std::vector<int32_t>> OrdinaryIds(uint64_t seed,
   return absl::InternalError("the server's tokenizer makes no tokens of text");
 }
 
-// One line of a terminal, written over and over.
-class ProgressLine {
- public:
-  void Show(const std::string& load, const LoadDriver::Progress& progress) {
-    if (!on_terminal_) return;
-    std::fprintf(stderr,
-                 "\r%s: %.0f s, %lld running, %lld finished, %lld failed, %.0f "
-                 "tokens/s\033[K",
-                 load.c_str(), progress.seconds,
-                 static_cast<long long>(progress.running),
-                 static_cast<long long>(progress.finished),
-                 static_cast<long long>(progress.failed),
-                 progress.seconds > 0
-                     ? static_cast<double>(progress.tokens) / progress.seconds
-                     : 0.0);
-  }
-  void Clear() {
-    if (on_terminal_) std::fprintf(stderr, "\r\033[K");
-  }
-
- private:
-  const bool on_terminal_ = isatty(STDERR_FILENO) == 1;
-};
+std::string ProgressText(const std::string& load,
+                         const LoadDriver::Progress& progress) {
+  return absl::StrFormat(
+      "%s: %.0f s, %d running, %d finished, %d failed, %.0f tokens/s\n", load,
+      progress.seconds, progress.running, progress.finished, progress.failed,
+      progress.seconds > 0
+          ? static_cast<double>(progress.tokens) / progress.seconds
+          : 0.0);
+}
 
 // Runs one load after the other until all are done or it is stopped.
 class Bench {
@@ -234,13 +221,13 @@ class Bench {
          .seed = flags_.seed});
     SetDriver(&driver);
     const std::string name = LoadName(load.kind, load.value);
-    ProgressLine line;
+    LiveText screen(stderr);
     const std::vector<RequestRecord> records = driver.Run(
         LoadPlan(std::move(plan)), [&](const LoadDriver::Progress& progress) {
-          line.Show(name, progress);
+          screen.Show(ProgressText(name, progress));
         });
     SetDriver(nullptr);
-    line.Clear();
+    screen.Show("");
     results_.push_back(
         {load.kind, load.value, Summarize(records, flags_.warmup, Limits())});
   }
