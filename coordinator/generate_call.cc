@@ -37,8 +37,10 @@ std::string MakeName(uint64_t id) {
 }  // namespace
 
 std::shared_ptr<GenerateCall> GenerateCall::Create(
-    grpc::CallbackServerContext* context, Dispatcher* dispatcher) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(context, dispatcher));
+    grpc::CallbackServerContext* context, Dispatcher* dispatcher,
+    std::chrono::milliseconds read_patience) {
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(context, dispatcher, read_patience));
   call->self_ = call;
   return call;
 }
@@ -94,15 +96,34 @@ void GenerateCall::Close(const absl::Status& status) {
   MutexLock lock(&mutex_);
   closed_ = true;
   status_ = status;
-  if (overflowed_) {
-    // Finish alone would wait behind a write that nobody reads. This is what
-    // TryCancel does, but it says why.
-    waiting_.clear();
-    grpc_call_cancel_with_status(
-        context_->c_call(), static_cast<grpc_status_code>(status.code()),
-        std::string(status.message()).c_str(), nullptr);
-  }
+  if (overflowed_) CancelStream(status);
+  // Not only while something waits here: gRPC has buffers as well.
+  WatchReader();
   if (!writing_) Next();
+}
+
+void GenerateCall::CancelStream(const absl::Status& why) {
+  waiting_.clear();
+  // Finish alone would wait behind a write that nobody reads. This is what
+  // TryCancel does, but it says why.
+  grpc_call_cancel_with_status(context_->c_call(),
+                               static_cast<grpc_status_code>(why.code()),
+                               std::string(why.message()).c_str(), nullptr);
+}
+
+void GenerateCall::WatchReader() {
+  patience_.emplace();
+  // Weak: the alarm is a part of what it would keep.
+  patience_->Set(
+      std::chrono::system_clock::now() + read_patience_,
+      [weak = std::weak_ptr<GenerateCall>(self_)](bool expired) {
+        const std::shared_ptr<GenerateCall> call = weak.lock();
+        if (!expired || call == nullptr) return;
+        MutexLock lock(&call->mutex_);
+        call->CancelStream(absl::ResourceExhaustedError(absl::StrCat(
+            "the client does not read its stream: the rest has waited for ",
+            call->read_patience_.count(), " ms")));
+      });
 }
 
 void GenerateCall::Next() {
@@ -137,6 +158,12 @@ void GenerateCall::OnCancel() {
               : absl::CancelledError("the client is gone"));
 }
 
-void GenerateCall::OnDone() { self_.reset(); }
+void GenerateCall::OnDone() {
+  {
+    MutexLock lock(&mutex_);
+    patience_.reset();
+  }
+  self_.reset();
+}
 
 }  // namespace ring

@@ -125,7 +125,7 @@ struct Server::Parts {
              .model_name = model->name,
              .num_token_ids = model->num_token_ids,
              .on_serving = [this](bool serving) { SetHealth(serving); }}),
-        inference(model.get(), &dispatcher),
+        inference(model.get(), &dispatcher, options.read_patience),
         control(&dispatcher, options.on_drain),
         cluster(model->digest, &dispatcher) {}
 

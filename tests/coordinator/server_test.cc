@@ -595,6 +595,42 @@ TEST_F(ServerTest, ClientThatDoesNotReadIsCancelledWithTheLimit) {
   EXPECT_TRUE(reader.End().ok());
 }
 
+TEST_F(ServerTest, EndedStreamThatNobodyReadsGoes) {
+  ServerOptions options;
+  options.read_patience = std::chrono::milliseconds(20);
+  StartServer(options);
+  const auto group = JoinGroup();
+  // A connection that takes 64 KB of a stream, however fast it is.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
+  const auto narrow = v1::Inference::NewStub(grpc::CreateCustomChannel(
+      server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  Call stalled(narrow.get(), TextRequest("x"));
+  stalled.NextAccepted();
+  const uint64_t id = group->WaitForSubmit().id();
+  // More than that, less than the bound.
+  const std::vector<int32_t> tokens(50000, 5);
+  for (int i = 0; i < 2; ++i) group->SendTokens(id, tokens);
+  group->SendTokens(id, {kEos}, v1::GROUP_FINISH_EOS);
+  // By the deadline of a request that nobody answers, its patience is over.
+  Call clock(inference_.get(), TextRequest("x"),
+             std::chrono::milliseconds(500));
+  group->WaitForSubmit();
+  EXPECT_EQ(clock.End().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(GetLoad().finished_requests(), 1);
+
+  const Completion rest = ReadAll(&stalled);
+  EXPECT_EQ(rest.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(rest.status.error_message(), HasSubstr("waited for 20 ms"));
+
+  // Who reads in time has nothing to fear from it.
+  Call reader(inference_.get(), TextRequest("x"));
+  const uint64_t reader_id = group->WaitForSubmit().id();
+  group->SendTokens(reader_id, {kEos}, v1::GROUP_FINISH_EOS);
+  EXPECT_TRUE(reader.End().ok());
+}
+
 TEST_F(ServerTest, WaitingRequestsEndWithTheLastGroup) {
   auto group = JoinGroup(/*max_sequences=*/1);
   Call running(inference_.get(), TextRequest("x"));
