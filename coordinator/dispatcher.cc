@@ -11,7 +11,6 @@
 namespace ring {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 int64_t MicrosecondsSince(steady_clock::time_point start) {
@@ -23,9 +22,7 @@ int64_t MicrosecondsSince(steady_clock::time_point start) {
 }  // namespace
 
 Dispatcher::Dispatcher(Options options)
-    : options_(std::move(options)),
-      started_at_(steady_clock::now()),
-      last_end_(started_at_) {}
+    : options_(std::move(options)), started_at_(steady_clock::now()) {}
 
 absl::Status Dispatcher::Submit(std::shared_ptr<Request> request) {
   MutexLock lock(&mutex_);
@@ -69,14 +66,27 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
       table_.waiting() == 0 &&
       router_.Pick(request.least_tokens(), request.most_tokens()).has_value();
   if (!runs_now && table_.waiting() >= options_.max_queued) {
-    return WithRetryAfter(
-        absl::ResourceExhaustedError(absl::StrCat(
-            "the queue is full: ", table_.waiting(),
-            " requests wait (--max-queued); retry-after-ms says when to try "
-            "again")),
-        EstimateRetryAfter());
+    return QueueIsFull();
   }
   return absl::OkStatus();
+}
+
+absl::Status Dispatcher::CheckQueue() {
+  MutexLock lock(&mutex_);
+  // While others wait no request starts before them.
+  if (table_.waiting() == 0 || table_.waiting() < options_.max_queued) {
+    return absl::OkStatus();
+  }
+  return QueueIsFull();
+}
+
+absl::Status Dispatcher::QueueIsFull() {
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "the queue is full: --max-queued lets ", options_.max_queued,
+          " requests wait for a worker group; ", kRetryAfterMetadata,
+          " says when to try again")),
+      retry_estimate_.Get(table_.size() - table_.waiting(), table_.waiting()));
 }
 
 void Dispatcher::Pump() {
@@ -85,6 +95,7 @@ void Dispatcher::Pump() {
     const std::optional<int64_t> group =
         router_.Pick(request.least_tokens(), request.most_tokens());
     if (!group.has_value()) return;
+    entry->assigned_at = steady_clock::now();
     table_.AssignFirst(*group);
     router_.Assign(*group, request.most_tokens());
     v1::ToWorker message;
@@ -133,19 +144,12 @@ void Dispatcher::SendCancel(int64_t group, uint64_t id) {
 void Dispatcher::Forget(uint64_t id) {
   const RequestTable::Entry* entry = table_.Find(id);
   if (entry == nullptr) return;
+  if (entry->group != 0) {
+    retry_estimate_.OnEnd(steady_clock::now() - entry->assigned_at);
+  }
   router_.Release(entry->group, entry->request->most_tokens());
   table_.Erase(id);
-  const steady_clock::time_point now = steady_clock::now();
-  const std::chrono::duration<double, std::milli> interval = now - last_end_;
-  end_interval_ms_ += 0.1 * (interval.count() - end_interval_ms_);
-  last_end_ = now;
   if (table_.size() == 0) idle_.NotifyAll();
-}
-
-milliseconds Dispatcher::EstimateRetryAfter() {
-  // Until the queue has room again for a share of those who are sent away.
-  const double wait = end_interval_ms_ * (1 + table_.waiting() / 8.0);
-  return milliseconds(static_cast<int64_t>(std::clamp(wait, 50.0, 30000.0)));
 }
 
 absl::StatusOr<int64_t> Dispatcher::AddGroup(GroupInfo info,

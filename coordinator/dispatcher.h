@@ -14,6 +14,7 @@
 #include "coordinator/group_link.h"
 #include "coordinator/request.h"
 #include "coordinator/request_table.h"
+#include "coordinator/retry_after.h"
 #include "coordinator/router.h"
 #include "kernels/base/mutex.h"
 #include "ring/v1/cluster.pb.h"
@@ -47,6 +48,10 @@ class Dispatcher {
   // ALREADY_EXISTS: a live request has its name.
   // RESOURCE_EXHAUSTED, with RetryAfter: the queue is full.
   absl::Status Submit(std::shared_ptr<Request> request);
+
+  // RESOURCE_EXHAUSTED, as Submit's, when no request could be accepted now: to
+  // ask before a prompt is tokenized.
+  absl::Status CheckQueue();
 
   // Ends a request with `why`, here and in its group. Ignored if it has ended.
   void Cancel(uint64_t id, const absl::Status& why);
@@ -104,7 +109,7 @@ class Dispatcher {
   void FailStranded() REQUIRES(mutex_);
   void UpdateServing() REQUIRES(mutex_);
   absl::Status CheckAdmission(const Request& request) REQUIRES(mutex_);
-  std::chrono::milliseconds EstimateRetryAfter() REQUIRES(mutex_);
+  absl::Status QueueIsFull() REQUIRES(mutex_);
   // "worker group 2 (host node7, pid 123)"
   std::string Describe(int64_t group) REQUIRES(mutex_);
 
@@ -123,9 +128,7 @@ class Dispatcher {
   int64_t finished_requests_ GUARDED_BY(mutex_) = 0;
   int64_t failed_requests_ GUARDED_BY(mutex_) = 0;
   int64_t generated_tokens_ GUARDED_BY(mutex_) = 0;
-  // Moving average of the time between the ends of requests.
-  double end_interval_ms_ GUARDED_BY(mutex_) = 1000;
-  std::chrono::steady_clock::time_point last_end_ GUARDED_BY(mutex_);
+  RetryEstimate retry_estimate_ GUARDED_BY(mutex_);
 };
 
 }  // namespace ring

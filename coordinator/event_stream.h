@@ -1,8 +1,7 @@
 // Where the events of one request go.
 #pragma once
 
-#include <chrono>
-#include <optional>
+#include <cstdint>
 
 #include "absl/status/status.h"
 #include "ring/v1/inference.pb.h"
@@ -15,18 +14,17 @@ class EventStream {
  public:
   virtual ~EventStream() = default;
 
-  // Queues an event; deltas that were not sent yet are merged. False: the
-  // client has not read for so long that the queue is full; the event is
-  // dropped and the request has to end.
+  // Bound of what may wait for a client, whether it reads slowly or not at all.
+  static constexpr int64_t kMaxWaitingBytes = 1 << 20;
+
+  // Queues an event; deltas that were not sent yet are merged. False: more than
+  // kMaxWaitingBytes would wait; the event is dropped and the request has to
+  // end.
   virtual bool Send(v1::GenerateEvent event) = 0;
 
-  // Ends the stream with `status`, after all queued events.
+  // Ends the stream with `status`, after all queued events; once Send has
+  // returned false, without them and at once.
   virtual void Close(const absl::Status& status) = 0;
 };
-
-// A status with this payload tells the client when to try again.
-absl::Status WithRetryAfter(absl::Status status,
-                            std::chrono::milliseconds retry_after);
-std::optional<std::chrono::milliseconds> RetryAfter(const absl::Status& status);
 
 }  // namespace ring

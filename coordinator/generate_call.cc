@@ -1,5 +1,7 @@
 #include "coordinator/generate_call.h"
 
+#include <grpc/grpc.h>
+
 #include <random>
 #include <utility>
 
@@ -7,11 +9,15 @@
 #include "coordinator/prompt.h"
 #include "coordinator/request.h"
 #include "coordinator/request_limits.h"
+#include "coordinator/retry_after.h"
 #include "kernels/base/status_macros.h"
 #include "proto/status.h"
 
 namespace ring {
 namespace {
+
+// What an event takes besides its content: about the size of its objects.
+constexpr int64_t kBytesOfAnEvent = 256;
 
 // Appends the news of `from` to `to`, which directly precede it.
 void Merge(const v1::TokenDelta& from, v1::TokenDelta* to) {
@@ -31,8 +37,10 @@ std::string MakeName(uint64_t id) {
 }  // namespace
 
 std::shared_ptr<GenerateCall> GenerateCall::Create(
-    grpc::CallbackServerContext* context, Dispatcher* dispatcher) {
-  std::shared_ptr<GenerateCall> call(new GenerateCall(context, dispatcher));
+    grpc::CallbackServerContext* context, Dispatcher* dispatcher,
+    std::chrono::milliseconds read_patience) {
+  std::shared_ptr<GenerateCall> call(
+      new GenerateCall(context, dispatcher, read_patience));
   call->self_ = call;
   return call;
 }
@@ -49,6 +57,7 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
   args.arrived_at = std::chrono::steady_clock::now();
   args.deadline = context_->deadline();
   RING_ASSIGN_OR_RETURN(args.options, ReadOptions(message, model));
+  RING_RETURN_IF_ERROR(dispatcher_->CheckQueue());
   RING_ASSIGN_OR_RETURN(args.prompt, ReadPrompt(message, model));
   args.id = dispatcher_->NextRequestId();
   args.name =
@@ -62,13 +71,22 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
 bool GenerateCall::Send(v1::GenerateEvent event) {
   MutexLock lock(&mutex_);
   if (broken_) return true;  // OnCancel ends the request
-  const int64_t tokens = event.delta().token_ids_size();
-  if (tokens > 0 && waiting_tokens_ + tokens > kMaxWaitingTokens) return false;
-  waiting_tokens_ += tokens;
-  if (event.has_delta() && !waiting_.empty() && waiting_.back().has_delta()) {
-    Merge(event.delta(), waiting_.back().mutable_delta());
+  WaitingEvent* const last = waiting_.empty() ? nullptr : &waiting_.back();
+  const bool merges =
+      event.has_delta() && last != nullptr && last->event.has_delta();
+  const int64_t bytes = static_cast<int64_t>(event.ByteSizeLong()) +
+                        (merges ? 0 : kBytesOfAnEvent);
+  // The end of a completion is the last event and is never refused.
+  if (event.has_delta() && waiting_bytes_ + bytes > kMaxWaitingBytes) {
+    overflowed_ = true;
+    return false;
+  }
+  waiting_bytes_ += bytes;
+  if (merges) {
+    Merge(event.delta(), last->event.mutable_delta());
+    last->bytes += bytes;
   } else {
-    waiting_.push_back(std::move(event));
+    waiting_.push_back({std::move(event), bytes});
   }
   if (!writing_) Next();
   return true;
@@ -78,21 +96,48 @@ void GenerateCall::Close(const absl::Status& status) {
   MutexLock lock(&mutex_);
   closed_ = true;
   status_ = status;
+  if (overflowed_) CancelStream(status);
+  // Not only while something waits here: gRPC has buffers as well.
+  WatchReader();
   if (!writing_) Next();
+}
+
+void GenerateCall::CancelStream(const absl::Status& why) {
+  waiting_.clear();
+  // Finish alone would wait behind a write that nobody reads. This is what
+  // TryCancel does, but it says why.
+  grpc_call_cancel_with_status(context_->c_call(),
+                               static_cast<grpc_status_code>(why.code()),
+                               std::string(why.message()).c_str(), nullptr);
+}
+
+void GenerateCall::WatchReader() {
+  patience_.emplace();
+  // Weak: the alarm is a part of what it would keep.
+  patience_->Set(
+      std::chrono::system_clock::now() + read_patience_,
+      [weak = std::weak_ptr<GenerateCall>(self_)](bool expired) {
+        const std::shared_ptr<GenerateCall> call = weak.lock();
+        if (!expired || call == nullptr) return;
+        MutexLock lock(&call->mutex_);
+        call->CancelStream(absl::ResourceExhaustedError(absl::StrCat(
+            "the client does not read its stream: the rest has waited for ",
+            call->read_patience_.count(), " ms")));
+      });
 }
 
 void GenerateCall::Next() {
   if (!waiting_.empty() && !broken_) {
-    written_ = std::move(waiting_.front());
+    written_ = std::move(waiting_.front().event);
+    waiting_bytes_ -= waiting_.front().bytes;
     waiting_.pop_front();
-    waiting_tokens_ -= written_.delta().token_ids_size();
     writing_ = true;
     StartWrite(&written_);
     return;
   }
   if (!closed_) return;
   if (const auto retry_after = RetryAfter(status_)) {
-    context_->AddTrailingMetadata("retry-after-ms",
+    context_->AddTrailingMetadata(kRetryAfterMetadata,
                                   absl::StrCat(retry_after->count()));
   }
   Finish(ToGrpcStatus(status_));
@@ -113,6 +158,12 @@ void GenerateCall::OnCancel() {
               : absl::CancelledError("the client is gone"));
 }
 
-void GenerateCall::OnDone() { self_.reset(); }
+void GenerateCall::OnDone() {
+  {
+    MutexLock lock(&mutex_);
+    patience_.reset();
+  }
+  self_.reset();
+}
 
 }  // namespace ring

@@ -52,7 +52,7 @@ grpc::ServerUnaryReactor* Finished(grpc::CallbackServerContext* context,
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
     grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
   const std::shared_ptr<GenerateCall> call =
-      GenerateCall::Create(context, dispatcher_);
+      GenerateCall::Create(context, dispatcher_, read_patience_);
   call->Start(*request, *model_);
   return call.get();  // it keeps itself until OnDone
 }

@@ -11,9 +11,11 @@ namespace ring {
 // dispatcher, so thread-safe.
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  // Both must outlive the server that this is registered with.
-  InferenceService(const ServedModel* model, Dispatcher* dispatcher)
-      : model_(model), dispatcher_(dispatcher) {}
+  // Both must outlive the server that this is registered with. For
+  // `read_patience` see GenerateCall.
+  InferenceService(const ServedModel* model, Dispatcher* dispatcher,
+                   std::chrono::milliseconds read_patience)
+      : model_(model), dispatcher_(dispatcher), read_patience_(read_patience) {}
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(
       grpc::CallbackServerContext* context,
@@ -30,6 +32,7 @@ class InferenceService final : public v1::Inference::CallbackService {
  private:
   const ServedModel* const model_;
   Dispatcher* const dispatcher_;
+  const std::chrono::milliseconds read_patience_;
 };
 
 }  // namespace ring

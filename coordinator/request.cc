@@ -103,8 +103,9 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
                         !delta->reasoning().empty();
   if (has_news && !args_.stream->Send(std::move(event))) {
     ended_ = true;
-    error_ = absl::ResourceExhaustedError(
-        "the client does not read its stream: too many tokens wait for it");
+    error_ = absl::ResourceExhaustedError(absl::StrCat(
+        "the client does not read its stream: more than ",
+        EventStream::kMaxWaitingBytes, " bytes would wait for it"));
     return Outcome::kFailed;
   }
   if (!ended_) return Outcome::kLive;

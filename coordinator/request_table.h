@@ -1,6 +1,7 @@
 // The requests in flight.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -23,6 +24,8 @@ class RequestTable {
     // Shared with whoever works on one of the request's events right now.
     std::shared_ptr<Request> request;
     int64_t group = 0;  // 0: waits
+    // When the group got it.
+    std::chrono::steady_clock::time_point assigned_at;
   };
 
   // False when a live request has this name. The new request waits for a

@@ -1,5 +1,6 @@
 #include "coordinator/server.h"
 
+#include <arpa/inet.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -30,9 +31,17 @@ namespace {
 // Pings that clients may send without being told off.
 constexpr int kMinClientPingIntervalMs = 500;
 
+// Names but "localhost" may mean any address: "127.example.com" is one.
 bool IsLoopback(const std::string& host) {
-  return host == "localhost" || host == "::1" ||
-         host.compare(0, 4, "127.") == 0;
+  in_addr v4{};
+  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) {
+    return ntohl(v4.s_addr) >> 24 == 127;
+  }
+  in6_addr v6{};
+  if (inet_pton(AF_INET6, host.c_str(), &v6) == 1) {
+    return IN6_IS_ADDR_LOOPBACK(&v6);
+  }
+  return host == "localhost";
 }
 
 absl::StatusOr<HostPort> ParseListen(const ServerOptions& options) {
@@ -116,7 +125,7 @@ struct Server::Parts {
              .model_name = model->name,
              .num_token_ids = model->num_token_ids,
              .on_serving = [this](bool serving) { SetHealth(serving); }}),
-        inference(model.get(), &dispatcher),
+        inference(model.get(), &dispatcher, options.read_patience),
         control(&dispatcher, options.on_drain),
         cluster(model->digest, &dispatcher) {}
 

@@ -20,6 +20,9 @@ struct ServerOptions {
   TlsFiles tls;
   bool insecure = false;  // plaintext off loopback is allowed
   int64_t max_queued = 1024;
+  // A stream that has ended and whose client does not read the rest is
+  // cancelled after it.
+  std::chrono::milliseconds read_patience{60000};
   // Called for Control.Drain; returns at once.
   std::function<void()> on_drain;
 };

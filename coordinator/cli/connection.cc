@@ -2,9 +2,13 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <cstdio>
+#include <optional>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "coordinator/retry_after.h"
 #include "kernels/base/status_macros.h"
 #include "proto/protocol.h"
 #include "proto/status.h"
@@ -36,12 +40,16 @@ const char* AdviceToConnect(const Connection& connection,
   return "is ring-coordinator running there?";
 }
 
-// What usually helps against a status; null: nothing is known to.
-const char* Advice(const Connection& connection, const absl::Status& status) {
+// What usually helps against a status; empty: nothing is known to.
+std::string Advice(const Connection& connection, const absl::Status& status) {
   const absl::string_view message = status.message();
+  if (const auto retry_after = RetryAfter(status)) {
+    return absl::StrCat("the server is busy: again in ",
+                        static_cast<double>(retry_after->count()) * 1e-3, " s");
+  }
   switch (status.code()) {
     case absl::StatusCode::kUnavailable:
-      return SaidByCoordinator(message) ? nullptr
+      return SaidByCoordinator(message) ? ""
                                         : AdviceToConnect(connection, message);
     case absl::StatusCode::kDeadlineExceeded:
       return "give it more time with --timeout, or fewer tokens with "
@@ -49,7 +57,7 @@ const char* Advice(const Connection& connection, const absl::Status& status) {
     case absl::StatusCode::kResourceExhausted:
       return absl::StrContains(message, "larger than max")
                  ? "a message may have 64 MB at most: send a shorter prompt"
-                 : "the server is busy: try again in a moment";
+                 : "";
     case absl::StatusCode::kInvalidArgument:
       return "change the option that the message names";
     case absl::StatusCode::kAlreadyExists:
@@ -58,7 +66,7 @@ const char* Advice(const Connection& connection, const absl::Status& status) {
       return "is this a ring-coordinator of the same release?";
     case absl::StatusCode::kCancelled:
     case absl::StatusCode::kFailedPrecondition:
-      return nullptr;
+      return "";
     default:
       return "the coordinator's log has more";
   }
@@ -80,6 +88,13 @@ std::shared_ptr<grpc::Channel> Connect(const Connection& connection) {
       connection.server, MakeChannelCredentials(connection.tls), arguments);
 }
 
+void SetDeadline(const Connection& connection, grpc::ClientContext* context) {
+  if (connection.timeout_s <= 0) return;
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::milliseconds(
+                            static_cast<int64_t>(connection.timeout_s * 1000)));
+}
+
 int ReportMistake(const std::string& command, const absl::Status& status) {
   std::fprintf(stderr, "ring: %s: %s\n", command.c_str(),
                std::string(status.message()).c_str());
@@ -91,9 +106,8 @@ int ReportFailure(const std::string& command, const Connection& connection,
   std::fprintf(stderr, "ring: %s at %s failed: %s: %s\n", command.c_str(),
                connection.server.c_str(), CodeName(status.code()),
                std::string(status.message()).c_str());
-  if (const char* advice = Advice(connection, status)) {
-    std::fprintf(stderr, "  try: %s\n", advice);
-  }
+  const std::string advice = Advice(connection, status);
+  if (!advice.empty()) std::fprintf(stderr, "  try: %s\n", advice.c_str());
   return 1;
 }
 

@@ -11,7 +11,8 @@
 
 namespace grpc {
 class Channel;
-}
+class ClientContext;
+}  // namespace grpc
 
 namespace ring {
 
@@ -27,6 +28,9 @@ absl::StatusOr<Connection> ReadConnection(const ConnectionFlags& flags);
 
 // A channel; nothing is sent yet.
 std::shared_ptr<grpc::Channel> Connect(const Connection& connection);
+
+// Gives a call of this connection its timeout, from now.
+void SetDeadline(const Connection& connection, grpc::ClientContext* context);
 
 // Prints what is wrong with the command line or a file that it names; returns
 // the exit code, 2. `command`: "generate".

@@ -149,12 +149,87 @@ CLI::App* AddChat(CLI::App* app, ChatFlags* flags) {
   return command;
 }
 
+CLI::App* AddBench(CLI::App* app, BenchFlags* flags) {
+  const CLI::Range tokens_or_requests(int64_t{1}, int64_t{1} << 30);
+  const CLI::Range seconds(1e-3, 1e6);
+  CLI::App* command = app->add_subcommand(
+      "bench",
+      "latency and throughput of the server under load; exits 0 only when all "
+      "requests finished");
+  CLI::Option* concurrency =
+      command
+          ->add_option("--concurrency", flags->concurrency,
+                       "requests in flight, the next when one ends: 1,4,16 "
+                       "for one load after the other; default: 1")
+          ->delimiter(',')
+          ->check(CLI::Range(int64_t{1}, int64_t{65536}));
+  command
+      ->add_option("--rate", flags->rate,
+                   "requests per second, at random times (Poisson), whatever "
+                   "is in flight: 1,2,4 for one load after the other")
+      ->delimiter(',')
+      ->check(CLI::Range(1e-3, 1e6))
+      ->excludes(concurrency);
+  CLI::Option* prompt = command->add_option(
+      "--prompt-tokens", flags->prompt_tokens,
+      "length of prompts: 128; 128:512 uniform, both included; 256~64 normal, "
+      "mean and standard deviation");
+  prompt->capture_default_str();
+  CLI::Option* output =
+      command->add_option("--output-tokens", flags->output_tokens,
+                          "length of completions, written likewise");
+  output->capture_default_str();
+  command
+      ->add_option("--trace", flags->trace,
+                   "file with one JSON object a line: arrival_s, max_tokens "
+                   "and prompt_tokens or text; --rate and --concurrency "
+                   "replace the arrivals")
+      ->excludes(prompt)
+      ->excludes(output);
+  command
+      ->add_option("--requests", flags->requests,
+                   "requests of each load; default: 100, or the whole trace, "
+                   "without --duration")
+      ->check(tokens_or_requests);
+  command
+      ->add_option("--duration", flags->duration_s,
+                   "seconds in which requests of each load are sent; those in "
+                   "flight then still count")
+      ->check(seconds);
+  command
+      ->add_option("--warmup", flags->warmup,
+                   "first requests of each load that do not count")
+      ->capture_default_str()
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30));
+  command
+      ->add_option("--seed", flags->seed,
+                   "of arrivals, lengths, prompts and sampling")
+      ->capture_default_str()
+      ->check(CheckSeed);
+  command
+      ->add_option("--ttft-limit-ms", flags->ttft_limit_ms,
+                   "goodput counts requests whose first token comes within")
+      ->check(CLI::Range(0.0, 1e9));
+  command
+      ->add_option("--itl-limit-ms", flags->itl_limit_ms,
+                   "and whose mean time between tokens is at most this")
+      ->check(CLI::Range(0.0, 1e9));
+  command->add_option("--json", flags->json, "write all figures to this file");
+  command->add_option("--plot", flags->plot,
+                      "draw latency against load to this SVG file");
+  AddConnectionFlags(command, &flags->connection);
+  return command;
+}
+
 CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
   CLI::App* command = app->add_subcommand(
       "status",
       "the model, its worker groups and their load; exits 0 only when a group "
       "serves");
   command->add_flag("--json", flags->json, "print one JSON object");
+  command->add_flag("--watch", flags->watch,
+                    "again every second until Ctrl-C: drawn in place on a "
+                    "terminal, else one line each time");
   AddConnectionFlags(command, &flags->connection);
   return command;
 }
@@ -165,7 +240,7 @@ CLI::App* AddStatus(CLI::App* app, StatusFlags* flags) {
 }
 
 [[noreturn]] void ExitWithoutCommand(const std::string& what) {
-  EndWithMistake(what + ": use generate, chat or status (ring --help)");
+  EndWithMistake(what + ": use generate, chat, bench or status (ring --help)");
 }
 
 // Help and the version are "errors" with code 0.
@@ -194,6 +269,7 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   app.require_subcommand(0, 1);  // none: said below
   AddGenerate(&app, &line.generate);
   const CLI::App* chat = AddChat(&app, &line.chat);
+  const CLI::App* bench = AddBench(&app, &line.bench);
   const CLI::App* status = AddStatus(&app, &line.status);
   try {
     app.parse(argc, argv);
@@ -207,6 +283,7 @@ CommandLine ParseCommandLine(int argc, char** argv) {
   }
   if (app.get_subcommands().empty()) ExitWithoutCommand("no command is given");
   if (chat->parsed()) line.command = CommandLine::Command::kChat;
+  if (bench->parsed()) line.command = CommandLine::Command::kBench;
   if (status->parsed()) line.command = CommandLine::Command::kStatus;
   return line;
 }

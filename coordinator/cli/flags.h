@@ -69,14 +69,34 @@ struct StatusFlags {
   StatusFlags() { connection.timeout_s = 10; }
   ConnectionFlags connection;
   bool json = false;
+  bool watch = false;
+};
+
+struct BenchFlags {
+  ConnectionFlags connection;
+  // At most one of these has values, one load each.
+  std::vector<int64_t> concurrency;
+  std::vector<double> rate;           // requests per second
+  std::string prompt_tokens = "128";  // as ParseLengths takes them
+  std::string output_tokens = "128";  // the same
+  std::string trace;                  // file instead of both; empty: none
+  std::optional<int64_t> requests;    // of each load
+  std::optional<double> duration_s;   // of each load
+  int64_t warmup = 0;                 // requests of each load left out
+  uint64_t seed = 1;
+  std::optional<double> ttft_limit_ms;
+  std::optional<double> itl_limit_ms;
+  std::string json;  // file; empty: none
+  std::string plot;  // the same
 };
 
 struct CommandLine {
-  enum class Command { kGenerate, kChat, kStatus };
+  enum class Command { kGenerate, kChat, kBench, kStatus };
   Command command = Command::kGenerate;
   // Only those of `command` are filled in.
   GenerateFlags generate;
   ChatFlags chat;
+  BenchFlags bench;
   StatusFlags status;
 };
 

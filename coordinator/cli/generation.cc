@@ -4,10 +4,13 @@
 
 #include <chrono>
 #include <cstdio>
+#include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "coordinator/cli/connection.h"
+#include "coordinator/retry_after.h"
 #include "coordinator/text/utf8.h"
 #include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
@@ -77,6 +80,22 @@ absl::Status CheckWritten() {
   return absl::FailedPreconditionError("standard output takes no more");
 }
 
+absl::Status EndOf(grpc::ClientReader<v1::GenerateEvent>* reader,
+                   const grpc::ClientContext& context) {
+  absl::Status status = FromGrpcStatus(reader->Finish());
+  const auto& metadata = context.GetServerTrailingMetadata();
+  const auto found = metadata.find(kRetryAfterMetadata);
+  int64_t retry_after_ms = 0;
+  if (status.ok() || found == metadata.end() ||
+      !absl::SimpleAtoi(
+          absl::string_view(found->second.data(), found->second.size()),
+          &retry_after_ms)) {
+    return status;
+  }
+  return WithRetryAfter(std::move(status),
+                        std::chrono::milliseconds(retry_after_ms));
+}
+
 absl::Status RunGeneration(
     const Connection& connection, const v1::GenerateRequest& request,
     const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
@@ -88,11 +107,7 @@ absl::Status RunGeneration(
     context.TryCancel();
   });
   const std::shared_ptr<grpc::Channel> channel = Connect(connection);
-  if (connection.timeout_s > 0) {
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::milliseconds(static_cast<int64_t>(
-                             connection.timeout_s * 1000)));
-  }
+  SetDeadline(connection, &context);
   const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
   v1::GenerateEvent event;
@@ -119,7 +134,7 @@ absl::Status RunGeneration(
       if (!taken.ok()) context.TryCancel();
     }
   }
-  const absl::Status call = FromGrpcStatus(reader->Finish());
+  const absl::Status call = EndOf(reader.get(), context);
   RING_RETURN_IF_ERROR(taken);
   RING_RETURN_IF_ERROR(call);
   if (finished) return absl::OkStatus();

@@ -11,6 +11,12 @@
 #include "coordinator/cli/flags.h"
 #include "ring/v1/inference.pb.h"
 
+namespace grpc {
+class ClientContext;
+template <class R>
+class ClientReader;
+}  // namespace grpc
+
 namespace ring {
 
 // Fills in everything but the prompt. REQUIRES: the prompt is set already
@@ -27,6 +33,11 @@ struct Generation {
   v1::Finished finished;
   bool terminated = false;  // SIGTERM has cancelled the call
 };
+
+// The status of a stream that has been read to its end, with RetryAfter where
+// the server said when to try again.
+absl::Status EndOf(grpc::ClientReader<v1::GenerateEvent>* reader,
+                   const grpc::ClientContext& context);
 
 // Calls Generate and hands each delta to `on_delta`, whose error cancels the
 // call and is returned. OK only when the request finished. SIGINT and

@@ -12,6 +12,8 @@ int main(int argc, char** argv) {
       return ring::RunGenerate(line.generate);
     case ring::CommandLine::Command::kChat:
       return ring::RunChat(line.chat);
+    case ring::CommandLine::Command::kBench:
+      return ring::RunBench(line.bench);
     case ring::CommandLine::Command::kStatus:
       return ring::RunStatus(line.status);
   }

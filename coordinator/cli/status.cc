@@ -1,127 +1,119 @@
-// ring status: what is served, by whom, and how busy it is.
-#include <grpcpp/grpcpp.h>
-
+// ring status: what is served, by whom, and how busy it is; once, or again
+// every second.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <memory>
+#include <optional>
 #include <string>
 
+#include "absl/strings/str_format.h"
 #include "coordinator/cli/commands.h"
 #include "coordinator/cli/connection.h"
 #include "coordinator/cli/generation.h"
+#include "coordinator/cli/live_text.h"
+#include "coordinator/cli/server_status.h"
+#include "kernels/base/mutex.h"
+#include "kernels/base/signal_watcher.h"
 #include "kernels/base/status_macros.h"
-#include "nlohmann/json.hpp"
-#include "proto/status.h"
-#include "ring/v1/inference.grpc.pb.h"
 
 namespace ring {
 namespace {
 
-struct ServerStatus {
-  v1::GetModelResponse model;
-  v1::GetLoadResponse load;
+using Clock = std::chrono::steady_clock;
 
-  // A group takes requests.
-  bool serving() const {
-    return !load.draining() &&
-           std::any_of(load.groups().begin(), load.groups().end(),
-                       [](const auto& group) { return !group.draining(); });
+constexpr std::chrono::seconds kEvery{1};
+
+// Tokens per second between two looks at the same coordinator.
+double TokensPerSecond(const v1::GetLoadResponse& before,
+                       const v1::GetLoadResponse& now) {
+  const int64_t us = now.uptime_us() - before.uptime_us();
+  if (us <= 0) return 0;  // it has been started again
+  return static_cast<double>(now.generated_tokens() -
+                             before.generated_tokens()) *
+         1e6 / static_cast<double>(us);
+}
+
+// One line, for logs.
+std::string LineOf(const v1::GetLoadResponse& load, double tokens_per_s) {
+  return absl::StrFormat(
+      "groups %d, running %d, queued %d, finished %d, failed %d, tokens/s "
+      "%.0f\n",
+      load.groups_size(), load.running(), load.queued(),
+      load.finished_requests(), load.failed_requests(), tokens_per_s);
+}
+
+// Shows the status every second until it is stopped.
+class Watch {
+ public:
+  Watch(const StatusFlags& flags, const Connection& connection)
+      : flags_(flags), reader_(connection) {}
+
+  // The last status seen. An error ends the watch.
+  absl::StatusOr<ServerStatus> Run() {
+    std::optional<ServerStatus> last;
+    // A look that takes long is not made up for.
+    for (Clock::time_point next = Clock::now();;
+         next = std::max(next + kEvery, Clock::now())) {
+      {
+        MutexLock lock(&mutex_);
+        while (!stopped_ && changed_.WaitUntil(&mutex_, next)) {
+        }
+        if (stopped_ && last.has_value()) return *last;
+      }
+      absl::StatusOr<ServerStatus> status = reader_.Ask();
+      if (absl::IsCancelled(status.status()) && last.has_value()) return *last;
+      RING_RETURN_IF_ERROR(status.status());
+      Show(last.has_value() ? TokensPerSecond(last->load, status->load) : 0,
+           *status);
+      RING_RETURN_IF_ERROR(CheckWritten());
+      last = *std::move(status);
+    }
   }
+
+  // From the thread that waits for signals.
+  void Stop() {
+    reader_.Cancel();
+    MutexLock lock(&mutex_);
+    stopped_ = true;
+    changed_.NotifyAll();
+  }
+
+ private:
+  void Show(double tokens_per_s, const ServerStatus& status) {
+    if (flags_.json) {
+      std::printf("%s", StatusJson(status).c_str());
+    } else if (screen_.on_terminal()) {
+      screen_.Show(StatusText(flags_.connection.server, status) +
+                   absl::StrFormat("  %.0f tokens/s\n", tokens_per_s));
+    } else {
+      std::printf("%s", LineOf(status.load, tokens_per_s).c_str());
+    }
+  }
+
+  const StatusFlags& flags_;
+  StatusReader reader_;
+  LiveText screen_{stdout};
+  Mutex mutex_;
+  CondVar changed_;
+  bool stopped_ GUARDED_BY(mutex_) = false;
 };
 
-absl::StatusOr<ServerStatus> Ask(const Connection& connection) {
-  const std::shared_ptr<grpc::Channel> channel = Connect(connection);
-  grpc::ClientContext model_context;
-  grpc::ClientContext load_context;
-  if (connection.timeout_s > 0) {
-    const auto deadline = std::chrono::system_clock::now() +
-                          std::chrono::milliseconds(static_cast<int64_t>(
-                              connection.timeout_s * 1000));
-    model_context.set_deadline(deadline);
-    load_context.set_deadline(deadline);
-  }
-  ServerStatus status;
-  RING_RETURN_IF_ERROR(FromGrpcStatus(v1::Inference::NewStub(channel)->GetModel(
-      &model_context, {}, &status.model)));
-  RING_RETURN_IF_ERROR(FromGrpcStatus(
-      v1::Control::NewStub(channel)->GetLoad(&load_context, {}, &status.load)));
+absl::StatusOr<ServerStatus> WatchStatus(const StatusFlags& flags,
+                                         const Connection& connection) {
+  Watch watch(flags, connection);
+  // Before gRPC starts threads, so that none of them takes the signals.
+  const SignalWatcher interrupt([&watch](int, int) { watch.Stop(); });
+  return watch.Run();
+}
+
+absl::StatusOr<ServerStatus> PrintStatus(const StatusFlags& flags,
+                                         const Connection& connection) {
+  RING_ASSIGN_OR_RETURN(ServerStatus status, StatusReader(connection).Ask());
+  std::printf("%s", flags.json
+                        ? StatusJson(status).c_str()
+                        : StatusText(flags.connection.server, status).c_str());
+  RING_RETURN_IF_ERROR(CheckWritten());
   return status;
-}
-
-nlohmann::ordered_json GroupJson(const v1::GroupLoad& group) {
-  return {{"group_id", group.group_id()},
-          {"host", group.host()},
-          {"pid", group.pid()},
-          {"device", group.device()},
-          {"dp", group.dp()},
-          {"tp", group.tp()},
-          {"epoch", group.epoch()},
-          {"draining", group.draining()},
-          {"max_sequences", group.max_sequences()},
-          {"kv_tokens", group.kv_tokens()},
-          {"assigned_requests", group.assigned_requests()},
-          {"assigned_tokens", group.assigned_tokens()},
-          {"queued", group.queued()},
-          {"running", group.running()},
-          {"free_pages", group.free_pages()},
-          {"free_slots", group.free_slots()},
-          {"free_tokens", group.free_tokens()}};
-}
-
-void PrintJson(const ServerStatus& status) {
-  nlohmann::ordered_json json;
-  json["serving"] = status.serving();
-  json["draining"] = status.load.draining();
-  json["model"] = {{"name", status.model.name()},
-                   {"digest", status.model.digest()},
-                   {"architecture", status.model.architecture()},
-                   {"context_length", status.model.context_length()}};
-  json["queued"] = status.load.queued();
-  json["running"] = status.load.running();
-  json["max_queued"] = status.load.max_queued();
-  json["finished_requests"] = status.load.finished_requests();
-  json["failed_requests"] = status.load.failed_requests();
-  json["generated_tokens"] = status.load.generated_tokens();
-  json["uptime_us"] = status.load.uptime_us();
-  json["groups"] = nlohmann::ordered_json::array();
-  for (const v1::GroupLoad& group : status.load.groups()) {
-    json["groups"].push_back(GroupJson(group));
-  }
-  std::printf("%s\n", json.dump().c_str());
-}
-
-void PrintText(const StatusFlags& flags, const ServerStatus& status) {
-  const v1::GetLoadResponse& load = status.load;
-  std::printf("%s at %s: %s\n", status.model.name().c_str(),
-              flags.connection.server.c_str(),
-              status.serving()  ? "serving"
-              : load.draining() ? "draining"
-                                : "no worker group serves");
-  std::printf("  digest %.12s  context %lld tokens\n",
-              status.model.digest().c_str(),
-              static_cast<long long>(status.model.context_length()));
-  std::printf(
-      "  requests: %lld running, %lld of %lld queued, %lld finished, "
-      "%lld failed; %lld tokens generated\n",
-      static_cast<long long>(load.running()),
-      static_cast<long long>(load.queued()),
-      static_cast<long long>(load.max_queued()),
-      static_cast<long long>(load.finished_requests()),
-      static_cast<long long>(load.failed_requests()),
-      static_cast<long long>(load.generated_tokens()));
-  for (const v1::GroupLoad& group : load.groups()) {
-    std::printf(
-        "  group %lld%s: %s pid %lld, %s, dp %d x tp %d, %lld of %lld "
-        "sequences, %lld of %lld tokens\n",
-        static_cast<long long>(group.group_id()),
-        group.draining() ? " (draining)" : "", group.host().c_str(),
-        static_cast<long long>(group.pid()), group.device().c_str(), group.dp(),
-        group.tp(), static_cast<long long>(group.assigned_requests()),
-        static_cast<long long>(group.max_sequences()),
-        static_cast<long long>(group.assigned_tokens()),
-        static_cast<long long>(group.kv_tokens()));
-  }
 }
 
 }  // namespace
@@ -130,17 +122,11 @@ int RunStatus(const StatusFlags& flags) {
   const absl::StatusOr<Connection> connection =
       ReadConnection(flags.connection);
   if (!connection.ok()) return ReportMistake("status", connection.status());
-  const absl::StatusOr<ServerStatus> status = Ask(*connection);
+  const absl::StatusOr<ServerStatus> status =
+      flags.watch ? WatchStatus(flags, *connection)
+                  : PrintStatus(flags, *connection);
   if (!status.ok()) {
     return ReportFailure("status", *connection, status.status());
-  }
-  if (flags.json) {
-    PrintJson(*status);
-  } else {
-    PrintText(flags, *status);
-  }
-  if (const absl::Status written = CheckWritten(); !written.ok()) {
-    return ReportFailure("status", *connection, written);
   }
   return status->serving() ? 0 : 1;
 }

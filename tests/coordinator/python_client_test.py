@@ -8,15 +8,19 @@ which answers a prompt with the prompt.
 """
 
 import atexit
+import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import unittest
 
@@ -338,6 +342,60 @@ class PythonClientTest(unittest.TestCase):
         stats = self.ring("generate", "--ids", "5,6,7", "--stats")
         self.assertIn("3 prompt tokens, 4 tokens, first after", stats.stderr)
 
+    def hold(self, stub, count):
+        """Streams that the group never answers, all accepted."""
+        held = self.pb.GenerateRequest(
+            token_ids=self.pb.TokenIds(ids=[0]),
+            stopping=self.pb.Stopping(max_tokens=8))
+        calls = [stub.Generate(held, timeout=PATIENCE_S) for _ in range(count)]
+        for call in calls:
+            self.assertTrue(next(call).HasField("accepted"))
+        return calls
+
+    def test_ring_says_when_a_full_server_has_room(self):
+        coordinator = Coordinator("--max-queued", "1")
+        group = EchoGroup(coordinator.address)
+        with grpc.insecure_channel(coordinator.address) as channel:
+            calls = self.hold(self.rpc.InferenceStub(channel), 17)
+            full = run("ring", "generate", "--server", coordinator.address,
+                       "--raw", "x")
+            for call in calls:
+                call.cancel()
+        self.assertEqual(full.returncode, 1)
+        self.assertIn("RESOURCE_EXHAUSTED: the queue is full: --max-queued "
+                      "lets 1 requests wait", full.stderr)
+        self.assertRegex(full.stderr,
+                         r"try: the server is busy: again in [0-9.]+ s\n")
+        group.stop()
+        coordinator.stop()
+
+    def test_idle_streams_take_little_memory(self):
+        def resident_mb():
+            with open(f"/proc/{coordinator.process.pid}/status",
+                      encoding="ascii") as file:
+                return next(int(line.split()[1]) / 1024 for line in file
+                            if line.startswith("VmRSS:"))
+        coordinator = Coordinator()
+        group = EchoGroup(coordinator.address)
+        channels = [
+            grpc.insecure_channel(
+                coordinator.address,
+                options=[("grpc.use_local_subchannel_pool", 1)])
+            for _ in range(10)]
+        before = resident_mb()
+        calls = []
+        for channel in channels:
+            calls += self.hold(self.rpc.InferenceStub(channel), 100)
+        grown = resident_mb() - before
+        for call in calls:
+            call.cancel()
+        for channel in channels:
+            channel.close()
+        group.stop()
+        coordinator.stop()
+        print(f"1,000 idle streams take {grown:.1f} MB")
+        self.assertLess(grown, 100)
+
     def test_ring_generate_says_what_failed(self):
         result = self.ring("generate", "--raw", "x", "--top-p", "2")
         self.assertEqual(result.returncode, 1)
@@ -359,8 +417,8 @@ class PythonClientTest(unittest.TestCase):
     def test_ring_says_what_is_wrong_with_the_command_line(self):
         config = os.path.join(MODEL, "config.json")
         for command, texts in (
-                ([], ["no command is given", "generate, chat or status"]),
-                (["foo"], ['"foo" is no command', "generate, chat or status"]),
+                ([], ["no command is given", "generate, chat, bench or status"]),
+                (["foo"], ['"foo" is no command', "generate, chat, bench or status"]),
                 (["generate", "--prompt", ""], ["--prompt is empty"]),
                 (["generate", "--raw", ""], ["--raw is empty"]),
                 (["generate", "--ids", ""], ["--ids"]),
@@ -386,6 +444,19 @@ class PythonClientTest(unittest.TestCase):
                  ["--tls-cert and --tls-key need --tls-ca"]),
                 (["status", "--tls-ca", config, "--tls-cert", config],
                  ["--tls-cert and --tls-key go together"]),
+                (["bench", "--rate", "1", "--concurrency", "1"],
+                 ["--concurrency excludes --rate"]),
+                (["bench", "--rate", "1,0"], ["--rate", "0"]),
+                (["bench", "--prompt-tokens", "9:5"],
+                 ['--prompt-tokens 9:5: "5" is no number in [9, ']),
+                (["bench", "--requests", "5", "--warmup", "5"],
+                 ["--warmup 5 leaves none of 5 requests"]),
+                (["bench", "--trace", "/nope"],
+                 ["--trace: cannot open /nope: No such file"]),
+                (["bench", "--trace", config],
+                 [f"--trace {config}: line 1: "]),
+                (["bench", "--json", "/nope/file"],
+                 ["--json: cannot write /nope/file"]),
                 (["chat", "--tls-ca", "/nope"],
                  ["--tls-ca: cannot open /nope: No such file"]),
                 (["generate", "--raw", "x", "--tls-ca", config],
@@ -590,6 +661,56 @@ class PythonClientTest(unittest.TestCase):
         coordinator.stop()
         self.assertEqual(lonely.returncode, 1)
         self.assertIn("no worker group", lonely.stdout)
+
+    def test_ring_status_watch_is_lines_where_there_is_no_terminal(self):
+        with subprocess.Popen(
+                [os.path.join(BIN, "ring"), "status", "--watch", "--server",
+                 self.coordinator.address], stdout=subprocess.PIPE,
+                text=True) as watch:
+            lines = [watch.stdout.readline()]
+            self.generate(text="so many tokens")
+            lines += [watch.stdout.readline() for _ in range(2)]
+            watch.send_signal(signal.SIGINT)
+            rest = watch.stdout.read()
+        self.assertEqual((watch.returncode, rest), (0, ""))
+        shape = (r"^groups 1, running 0, queued 0, finished \d+, failed \d+, "
+                 r"tokens/s (\d+)\n$")
+        for line in lines:
+            self.assertRegex(line, shape)
+        rates = [int(re.match(shape, line)[1]) for line in lines]
+        self.assertEqual(rates[0], 0)
+        self.assertGreater(max(rates), 0)
+
+    def test_ring_status_watch_draws_in_place(self):
+        columns = 50
+        leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ,
+                    struct.pack("HHHH", 10, columns, 0, 0))
+        before = termios.tcgetattr(follower)
+        with subprocess.Popen(
+                [os.path.join(BIN, "ring"), "status", "--watch", "--server",
+                 self.coordinator.address], stdout=follower) as watch:
+            seen = ""
+            while seen.count("tokens/s\r\n") < 3:
+                seen += os.read(leader, 4096).decode()
+            watch.send_signal(signal.SIGINT)
+            self.assertEqual(watch.wait(PATIENCE_S), 0)
+        self.assertEqual(termios.tcgetattr(follower), before)
+        os.close(follower)
+        os.close(leader)
+        # Each drawing goes up as many lines as the one before had: the model,
+        # its context, the requests, one group, the rate.
+        drawings = seen.split("\r\033[5A\033[J")
+        self.assertEqual(len(drawings), 3)
+        self.assertTrue(drawings[0].startswith("\r\033[J"))
+        for drawing in drawings:
+            lines = drawing.removeprefix("\r\033[J").split("\r\n")
+            self.assertEqual(len(lines), 6)
+            self.assertEqual(lines[-1], "")
+            self.assertIn("ring-tiny at", lines[0])
+            self.assertIn("group 1: ", lines[3])
+            self.assertIn("tokens/s", lines[4])
+            self.assertEqual(max(map(len, lines)), columns)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "coordinator/event_stream.h"
 #include "coordinator/served_model.h"
 #include "coordinator/text/utf8.h"
 #include "ring/v1/inference.grpc.pb.h"
@@ -522,16 +524,111 @@ TEST_F(ServerTest, RequestsShardOverGroups) {
 
 TEST_F(ServerTest, FullQueueSaysWhenToComeBack) {
   ServerOptions options;
-  options.max_queued = 1;
+  options.max_queued = 2;
   StartServer(options);
   const auto group = JoinGroup(/*max_sequences=*/1);
-  Call running(inference_.get(), TextRequest("x"));
-  running.NextAccepted();
-  Call waiting(inference_.get(), TextRequest("x"));
-  waiting.NextAccepted();
-  Call refused(inference_.get(), TextRequest("x"));
-  EXPECT_EQ(refused.End().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_GE(std::stoi(refused.TrailingMetadata("retry-after-ms")), 1);
+  std::vector<std::unique_ptr<Call>> admitted;
+  for (int i = 0; i < 3; ++i) {
+    admitted.push_back(
+        std::make_unique<Call>(inference_.get(), TextRequest("x")));
+    admitted.back()->NextAccepted();
+  }
+  const auto expect_refusal = [this](const v1::GenerateRequest& request) {
+    Call refused(inference_.get(), request);
+    const grpc::Status status = refused.End();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+    EXPECT_THAT(status.error_message(), HasSubstr("--max-queued lets 2"));
+    const int retry_ms = std::stoi(refused.TrailingMetadata("retry-after-ms"));
+    EXPECT_GE(retry_ms, 100);
+    EXPECT_LE(retry_ms, 60000);
+  };
+  expect_refusal(TextRequest("x"));
+  // Known before the prompt is read.
+  v1::GenerateRequest no_prompt;
+  expect_refusal(no_prompt);
+
+  for (const auto& call : admitted) {
+    const v1::Submit submit = group->WaitForSubmit();
+    group->SendTokens(submit.id(), {5}, v1::GROUP_FINISH_LENGTH);
+    EXPECT_TRUE(call->End().ok());
+  }
+  Call next(inference_.get(), TextRequest("x"));
+  EXPECT_EQ(next.NextAccepted().queue_position(), 0);
+}
+
+TEST_F(ServerTest, ClientThatDoesNotReadIsCancelledWithTheLimit) {
+  const auto group = JoinGroup();
+  Call stalled(inference_.get(), TextRequest("x"));
+  stalled.NextAccepted();
+  const uint64_t stalled_id = group->WaitForSubmit().id();
+  Call reader(inference_.get(), TextRequest("x"));
+  reader.NextAccepted();
+  const uint64_t reader_id = group->WaitForSubmit().id();
+
+  std::atomic<bool> cancelled{false};
+  std::thread waiter([&] {
+    EXPECT_EQ(group->WaitForCancel(), stalled_id);
+    cancelled = true;
+  });
+  // Many times the bound, so that gRPC's own buffers fill as well.
+  const std::vector<int32_t> tokens(1000, 5);
+  int64_t sent = 0;
+  for (int i = 0; i < 20000 && !cancelled; ++i) {
+    group->SendTokens(stalled_id, tokens);
+    sent += static_cast<int64_t>(tokens.size());
+    // The other client of the group gets each token before the next.
+    group->SendTokens(reader_id, {6});
+    EXPECT_THAT(reader.NextDelta().token_ids(), ElementsAre(6));
+  }
+  waiter.join();
+  EXPECT_EQ(GetLoad().groups(0).assigned_requests(), 1);
+
+  const Completion rest = ReadAll(&stalled);
+  EXPECT_EQ(rest.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(rest.status.error_message(),
+              HasSubstr("does not read its stream: more than 1048576 bytes"));
+  // What waited here was dropped: a MiB, all ids being of one byte.
+  const auto read = static_cast<int64_t>(rest.ids.size());
+  const int64_t text = static_cast<int64_t>(rest.text.size()) / read;
+  EXPECT_GT((sent - read) * (1 + text), EventStream::kMaxWaitingBytes / 2);
+  group->SendTokens(reader_id, {kEos}, v1::GROUP_FINISH_EOS);
+  EXPECT_TRUE(reader.End().ok());
+}
+
+TEST_F(ServerTest, EndedStreamThatNobodyReadsGoes) {
+  ServerOptions options;
+  options.read_patience = std::chrono::milliseconds(20);
+  StartServer(options);
+  const auto group = JoinGroup();
+  // A connection that takes 64 KB of a stream, however fast it is.
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
+  const auto narrow = v1::Inference::NewStub(grpc::CreateCustomChannel(
+      server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  Call stalled(narrow.get(), TextRequest("x"));
+  stalled.NextAccepted();
+  const uint64_t id = group->WaitForSubmit().id();
+  // More than that, less than the bound.
+  const std::vector<int32_t> tokens(50000, 5);
+  for (int i = 0; i < 2; ++i) group->SendTokens(id, tokens);
+  group->SendTokens(id, {kEos}, v1::GROUP_FINISH_EOS);
+  // By the deadline of a request that nobody answers, its patience is over.
+  Call clock(inference_.get(), TextRequest("x"),
+             std::chrono::milliseconds(500));
+  group->WaitForSubmit();
+  EXPECT_EQ(clock.End().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_EQ(GetLoad().finished_requests(), 1);
+
+  const Completion rest = ReadAll(&stalled);
+  EXPECT_EQ(rest.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(rest.status.error_message(), HasSubstr("waited for 20 ms"));
+
+  // Who reads in time has nothing to fear from it.
+  Call reader(inference_.get(), TextRequest("x"));
+  const uint64_t reader_id = group->WaitForSubmit().id();
+  group->SendTokens(reader_id, {kEos}, v1::GROUP_FINISH_EOS);
+  EXPECT_TRUE(reader.End().ok());
 }
 
 TEST_F(ServerTest, WaitingRequestsEndWithTheLastGroup) {
@@ -638,14 +735,28 @@ TEST_F(ServerTest, TooLargeMessageIsRefusedWithTheLimit) {
   EXPECT_THAT(status.error_message(), HasSubstr("67108864"));
 }
 
-TEST(ServerStartTest, RefusesPlaintextOffLoopback) {
+absl::Status StartOn(const std::string& listen, bool insecure) {
   ServerOptions options;
-  options.listen = "0.0.0.0:0";
+  options.listen = listen;
+  options.insecure = insecure;
   auto model = LoadServedModel(kModelDir);
-  ASSERT_TRUE(model.ok()) << model.status();
-  const auto server = Server::Start(options, *std::move(model));
-  EXPECT_EQ(server.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(server.status().message()), HasSubstr("--insecure"));
+  EXPECT_TRUE(model.ok()) << model.status();
+  return Server::Start(options, *std::move(model)).status();
+}
+
+TEST(ServerStartTest, RefusesPlaintextOffLoopback) {
+  for (const char* listen : {"0.0.0.0:0", "[::]:0", "128.0.0.1:0", "[::2]:0",
+                             "127.example.com:0", "localhost.example.com:0"}) {
+    const absl::Status status = StartOn(listen, /*insecure=*/false);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << listen;
+    EXPECT_THAT(std::string(status.message()),
+                ::testing::AllOf(HasSubstr(listen), HasSubstr("--tls-cert"),
+                                 HasSubstr("--insecure")));
+  }
+  for (const char* listen : {"127.0.0.1:0", "127.9.8.7:0", "localhost:0"}) {
+    EXPECT_TRUE(StartOn(listen, /*insecure=*/false).ok()) << listen;
+  }
+  EXPECT_TRUE(StartOn("0.0.0.0:0", /*insecure=*/true).ok());
 }
 
 TEST(ServerStartTest, SaysThatAPortIsTaken) {
