@@ -17,6 +17,7 @@ namespace {
 void Merge(const v1::TokenDelta& from, v1::TokenDelta* to) {
   to->mutable_token_ids()->MergeFrom(from.token_ids());
   to->mutable_logprobs()->MergeFrom(from.logprobs());
+  to->mutable_top_logprobs()->MergeFrom(from.top_logprobs());
   to->mutable_text()->append(from.text());
   to->mutable_reasoning()->append(from.reasoning());
 }

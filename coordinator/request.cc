@@ -67,6 +67,7 @@ v1::Submit Request::MakeSubmit(int64_t epoch) {
   submit.mutable_stop_token_ids()->Add(options.stop_token_ids.begin(),
                                        options.stop_token_ids.end());
   submit.set_logprobs(options.logprobs);
+  submit.set_top_logprobs(options.top_logprobs);
   if (args_.deadline != SystemTime::max()) {
     const auto left = args_.deadline - std::chrono::system_clock::now();
     submit.set_timeout_us(std::max<int64_t>(
@@ -147,6 +148,12 @@ absl::Status Request::Check(const v1::RequestTokens& tokens) const {
         absl::StrCat("the worker group sent ", tokens.logprobs_size(),
                      " logprobs for ", tokens.token_ids_size(), " tokens"));
   }
+  if (args_.options.top_logprobs > 0 &&
+      tokens.top_logprobs_size() != tokens.token_ids_size()) {
+    return absl::InternalError(
+        absl::StrCat("the worker group sent ", tokens.top_logprobs_size(),
+                     " top_logprobs for ", tokens.token_ids_size(), " tokens"));
+  }
   return absl::OkStatus();
 }
 
@@ -171,6 +178,9 @@ void Request::AppendTokens(const v1::RequestTokens& tokens,
     generated_.push_back(id);
     delta->add_token_ids(id);
     if (args_.options.logprobs) delta->add_logprobs(tokens.logprobs(i));
+    if (args_.options.top_logprobs > 0) {
+      *delta->add_top_logprobs() = tokens.top_logprobs(i);
+    }
     const bool is_end = ends_with_token && i + 1 == tokens.token_ids_size();
     if (text_.in_reasoning() && !is_end) ++reasoning_tokens_;
     if (!is_end || args_.options.special_tokens) text_.Append(id, &text);

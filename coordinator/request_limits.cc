@@ -29,7 +29,7 @@ constexpr OptionLimit kOptionLimits[] = {
     {"max_tokens", 1, 1 << 30},
     {"min_tokens", 0, 1 << 30},
     {"choices", 1, 1, false, /*unsupported=*/true},
-    {"top_logprobs", 0, 0, false, true},
+    {"top_logprobs", 0, 20},
 };
 
 // The value of a singular numeric field; nothing for other kinds.
@@ -220,6 +220,7 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
 
   const v1::Output& output = request.output();
   options.logprobs = output.logprobs();
+  options.top_logprobs = output.top_logprobs();
   options.special_tokens = output.special_tokens();
   options.split_reasoning =
       !output.has_split_reasoning() || output.split_reasoning();
@@ -253,7 +254,7 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   v1::Output* output = accepted->mutable_output();
   output->set_choices(1);
   output->set_logprobs(options.logprobs);
-  output->set_top_logprobs(0);
+  output->set_top_logprobs(options.top_logprobs);
   output->set_special_tokens(options.special_tokens);
   output->set_split_reasoning(options.split_reasoning);
 }

@@ -53,6 +53,7 @@ struct RequestOptions {
   std::vector<std::string> stop_strings;
   std::vector<int32_t> stop_token_ids;
   bool logprobs = false;
+  int32_t top_logprobs = 0;
   bool special_tokens = false;
   bool split_reasoning = true;
 };

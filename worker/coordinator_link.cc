@@ -115,6 +115,7 @@ GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
                                 submit.stop_token_ids().end());
   request.num_token_ids = num_token_ids;
   request.logprobs = submit.logprobs();
+  request.top_logprobs = submit.top_logprobs();
   if (submit.has_timeout_us()) {
     request.deadline =
         steady_clock::now() + std::chrono::microseconds(submit.timeout_us());
@@ -323,6 +324,13 @@ class CoordinatorLink::Impl {
       news.mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
       news.mutable_logprobs()->Add(event.logprobs.begin(),
                                    event.logprobs.end());
+      for (const std::vector<IdLogprob>& top : event.top_logprobs) {
+        v1::TopLogprobs* const added = news.add_top_logprobs();
+        for (const IdLogprob& entry : top) {
+          added->add_token_ids(entry.id);
+          added->add_logprobs(entry.logprob);
+        }
+      }
       news.set_finish(ToWire(event.finish));
       news.set_queue_us(std::max(news.queue_us(), event.queue_us));
       news.set_prefill_us(std::max(news.prefill_us(), event.prefill_us));

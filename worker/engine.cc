@@ -35,8 +35,9 @@ int64_t RecordingOf(int64_t rows, const Sampler::DrawArgs& draw) {
   const Sampler::Mode& mode = draw.mode;
   const int64_t flags = int64_t{mode.random} | int64_t{mode.top_k} << 1 |
                         int64_t{mode.top_p} << 2 | int64_t{mode.adjust} << 3 |
-                        int64_t{draw.num_rows > 0} << 4;
-  return int64_t{draw.num_token_ids} << 32 | rows << 5 | flags;
+                        int64_t{mode.report} << 4 |
+                        int64_t{draw.num_rows > 0} << 5;
+  return int64_t{draw.num_token_ids} << 32 | rows << 6 | flags;
 }
 
 }  // namespace
@@ -149,6 +150,10 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
   SentStep& sent = in_flight_.back();
   sent.tokens.resize(group.samples_size());
   sampler_->Read(absl::MakeSpan(sent.tokens));
+  if (draw.mode.report) {
+    sent.top.resize(sent.tokens.size() * kMaxTopLogits);
+    sampler_->ReadTop(absl::MakeSpan(sent.top));
+  }
   sent.done = parts_.backend->Mark();
   return absl::OkStatus();
 }
@@ -187,10 +192,17 @@ v1::StepResult Engine::Collect() {
   const SentStep& sent = in_flight_.front();
   parts_.backend->WaitUntil(sent.done);
   v1::StepResult result;
-  for (const SampledToken& token : sent.tokens) {
+  for (size_t i = 0; i < sent.tokens.size(); ++i) {
     v1::SampleResult* const drawn = result.add_samples();
-    drawn->set_token(token.id);
-    drawn->set_logprob(token.logprob);
+    drawn->set_token(sent.tokens[i].id);
+    drawn->set_logprob(sent.tokens[i].logprob);
+    if (sent.top.empty()) continue;
+    for (size_t k = 0; k < kMaxTopLogits; ++k) {
+      const TopLogit& top = sent.top[i * kMaxTopLogits + k];
+      if (top.id < 0) break;
+      drawn->add_top_ids(top.id);
+      drawn->add_top_logprobs(top.value);
+    }
   }
   in_flight_.pop_front();
   return result;

@@ -52,6 +52,7 @@ struct GenerationRequest {
   // Ids >= num_token_ids are padding of the embedding: never sampled.
   int num_token_ids = 0;
   bool logprobs = false;  // report the log probability of each token
+  int top_logprobs = 0;   // and of so many likeliest ids, [0, 20]
   // The request is dropped (DEADLINE_EXCEEDED) when this has passed.
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
@@ -65,6 +66,12 @@ enum class FinishReason : uint8_t {
   kContextFull,  // the context, or a sequence's share of the cache, is full
 };
 
+// One id in a row's distribution.
+struct IdLogprob {
+  int32_t id = 0;
+  float logprob = 0;  // natural log, before temperature, filters, adjustments
+};
+
 // News about one request. Events of a request come in order; the last one has
 // `finish` or `error` set, and no event follows it.
 struct TokenEvent {
@@ -72,6 +79,9 @@ struct TokenEvent {
   int64_t start_index = 0;      // index in the completion of tokens[0]
   std::vector<int32_t> tokens;  // may be empty in a last event
   std::vector<float> logprobs;  // natural log; as long as tokens, or empty
+  // The likeliest ids of each token's row, in descending order. As long as
+  // tokens, or empty.
+  std::vector<std::vector<IdLogprob>> top_logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;  // not OK: the request ended without a completion
   // Set in the event that has the first new token.

@@ -41,6 +41,7 @@ SamplingRow SamplingRowOf(const v1::Sample& sample) {
   row.min_p = sample.min_p();
   row.seed = sample.seed();
   row.position = sample.position();
+  row.num_top = sample.num_top();
   return row;
 }
 

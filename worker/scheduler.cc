@@ -36,6 +36,14 @@ bool OnlyDecodes(const v1::GroupPlan& group) {
          group.page_entries_size() <= group.segments_size();
 }
 
+std::vector<IdLogprob> TopOf(const v1::SampleResult& sample) {
+  std::vector<IdLogprob> top;
+  for (int i = 0; i < sample.top_ids_size(); ++i) {
+    top.push_back({sample.top_ids(i), sample.top_logprobs(i)});
+  }
+  return top;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const Options& options) : options_(options) {
@@ -343,6 +351,7 @@ void Scheduler::AddSample(SequenceState* sequence, int64_t row,
   sample->set_min_p(sampling.min_p);
   sample->set_seed(sampling.seed);
   sample->set_position(static_cast<int32_t>(sequence->planned_rows));
+  sample->set_num_top(sequence->request.top_logprobs);
   AdjustSample(*sequence, sample);
   ++sequence->num_sampled;
   sent->samples.push_back(sequence);
@@ -386,14 +395,15 @@ void Scheduler::Commit(absl::Span<const v1::StepResult> results) {
     for (size_t i = 0; i < group.samples.size(); ++i) {
       const v1::SampleResult& sample = results[g].samples(static_cast<int>(i));
       if (group.samples[i]->ended) continue;  // a discarded step
-      CommitToken(group.samples[i], sample.token(), sample.logprob());
+      CommitToken(group.samples[i], sample);
     }
     for (SequenceState* sequence : group.rows) ReleaseIfDone(sequence);
   }
 }
 
-void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
-                            float logprob) {
+void Scheduler::CommitToken(SequenceState* sequence,
+                            const v1::SampleResult& sample) {
+  const int32_t token = sample.token();
   if (token < 0) {
     End(sequence, FinishReason::kNone,
         absl::InternalError(
@@ -410,7 +420,8 @@ void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
     event.prefill_us = Microseconds(Clock::now() - sequence->first_planned);
   }
   event.tokens.push_back(token);
-  if (request.logprobs) event.logprobs.push_back(logprob);
+  if (request.logprobs) event.logprobs.push_back(sample.logprob());
+  if (request.top_logprobs > 0) event.top_logprobs.push_back(TopOf(sample));
   ++sequence->num_committed;
   if (Contains(request.eos_token_ids, token)) {
     End(sequence, FinishReason::kEos, absl::OkStatus());

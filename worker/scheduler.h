@@ -18,6 +18,7 @@ namespace ring {
 namespace v1 {
 class BatchPlan;
 class GroupPlan;
+class SampleResult;
 class StepResult;
 }  // namespace v1
 
@@ -145,7 +146,7 @@ class Scheduler final : public RequestSink {
   void FillExchange(v1::BatchPlan* plan) const;
   static int32_t NumTokenIds(const SentPlan& plan);
 
-  void CommitToken(SequenceState* sequence, int32_t token, float logprob);
+  void CommitToken(SequenceState* sequence, const v1::SampleResult& sample);
   void End(SequenceState* sequence, FinishReason reason, absl::Status error);
   void ReleaseIfDone(SequenceState* sequence);
   TokenEvent& EventFor(SequenceState* sequence);

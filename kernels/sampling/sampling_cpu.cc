@@ -21,12 +21,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kChunkColumns = 8192;
 
-// Columns of the slice that may be drawn.
-int64_t OpenColumns(const LogitsSlice& slice) {
-  return std::clamp<int64_t>(int64_t{slice.num_token_ids} - slice.vocab_begin,
-                             0, slice.cols);
-}
-
 // Calls body(row, chunk, begin, end) for all chunks of all rows, in parallel.
 // Returns the chunks a row has.
 int64_t NumChunks(const LogitsSlice& slice) {
@@ -134,11 +128,6 @@ RowStats StatsOf(const float* logits, const float* raw, int64_t begin,
   simd::Dispatch<SumExpKernel>(logits + begin, end - begin, stats.max,
                                &stats.sum_exp);
   return stats;
-}
-
-// A row from which no token can be drawn.
-bool IsBad(const RowStats& stats) {
-  return stats.bad != 0 || stats.argmax < 0 || stats.max == -kInfinity;
 }
 
 bool UsesFilter(const SamplingRow& row, ThresholdKind kind) {

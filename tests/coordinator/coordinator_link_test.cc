@@ -18,6 +18,7 @@
 namespace ring {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr char kModelDir[] = RING_TEST_DATA "/ring-tiny";
@@ -241,6 +242,41 @@ TEST_F(CoordinatorLinkTest, CarriesPenaltiesBiasesAndStoppingDown) {
   context.TryCancel();
 }
 
+TEST_F(CoordinatorLinkTest, CarriesTopLogprobsUp) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  v1::GenerateRequest asked = Request();
+  asked.mutable_output()->set_top_logprobs(2);
+  grpc::ClientContext context;
+  const auto stream = inference_->Generate(&context, asked);
+  const GenerationRequest request = sink_.WaitForRequest(0);
+  EXPECT_EQ(request.top_logprobs, 2);
+
+  // Both may reach the client in one message.
+  TokenEvent first;
+  first.id = request.id;
+  first.tokens = {10};
+  first.logprobs = {-1};
+  first.top_logprobs = {{{10, -1}, {4, -2}}};
+  TokenEvent second = first;
+  second.start_index = 1;
+  second.tokens = {11};
+  second.top_logprobs = {{{7, -0.5f}}};
+  second.finish = FinishReason::kEos;
+  link_->Publish({first, second});
+  std::vector<v1::TopLogprobs> top;
+  v1::GenerateEvent event;
+  while (stream->Read(&event)) {
+    for (const auto& place : event.delta().top_logprobs()) top.push_back(place);
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  ASSERT_EQ(top.size(), 2u);
+  EXPECT_THAT(top[0].token_ids(), ElementsAre(10, 4));
+  EXPECT_THAT(top[0].logprobs(), ElementsAre(-1, -2));
+  EXPECT_THAT(top[1].token_ids(), ElementsAre(7));
+  EXPECT_THAT(top[1].logprobs(), ElementsAre(-0.5f));
+}
+
 TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
   StartServer("127.0.0.1:0");
   StartLink();
@@ -248,6 +284,7 @@ TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
   const auto stream = inference_->Generate(&context, Request());
   const GenerationRequest request = sink_.WaitForRequest(0);
   EXPECT_EQ(request.sampling.repetition_penalty, 1);
+  EXPECT_EQ(request.top_logprobs, 0);
   EXPECT_EQ(request.sampling.presence_penalty, 0);
   EXPECT_EQ(request.sampling.frequency_penalty, 0);
   EXPECT_TRUE(request.sampling.logit_bias.empty());

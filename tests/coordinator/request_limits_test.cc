@@ -81,6 +81,7 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   request.mutable_stopping()->add_stop_strings("END");
   request.mutable_stopping()->set_min_tokens(4);
   request.mutable_stopping()->set_ignore_eos(true);
+  request.mutable_output()->set_top_logprobs(7);
   const auto options = ReadOptions(request, Model());
   v1::Accepted accepted;
   EchoOptions(*options, &accepted);
@@ -96,6 +97,7 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   EXPECT_EQ(accepted.stopping().stop_strings(0), "END");
   EXPECT_EQ(accepted.stopping().min_tokens(), 4);
   EXPECT_TRUE(accepted.stopping().ignore_eos());
+  EXPECT_EQ(accepted.output().top_logprobs(), 7);
   // What is echoed is itself a valid request with the same meaning.
   v1::GenerateRequest again;
   *again.mutable_sampling() = accepted.sampling();
@@ -142,7 +144,7 @@ TEST(RequestLimitsTest, RangesHoldAtTheirEnds) {
         Case{"presence_penalty", -2, 2, -2.001, 2.001},
         Case{"frequency_penalty", -2, 2, -2.001, 2.001},
         Case{"min_tokens", 0, 1 << 30, -1, (1 << 30) + 1.0},
-        Case{"choices", 1, 1, 0, 2}, Case{"top_logprobs", 0, 0, -1, 1}}) {
+        Case{"choices", 1, 1, 0, 2}, Case{"top_logprobs", 0, 20, -1, 21}}) {
     for (const double good : {c.good_low, c.good_high}) {
       v1::GenerateRequest request;
       Set(c.name, good, &request);
@@ -194,6 +196,9 @@ TEST(RequestLimitsTest, MessagesNameValueAndRange) {
   request.mutable_sampling()->set_repetition_penalty(0);
   EXPECT_EQ(Error(request), "repetition_penalty = 0 is not in (0, 10]");
   request.mutable_sampling()->set_repetition_penalty(1.5);
+  request.mutable_output()->set_top_logprobs(21);
+  EXPECT_EQ(Error(request), "top_logprobs = 21 is not in [0, 20]");
+  request.mutable_output()->clear_top_logprobs();
   request.mutable_output()->set_choices(2);
   EXPECT_EQ(Error(request), "choices = 2 is not supported: only 1 is");
 }

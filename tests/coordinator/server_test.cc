@@ -458,11 +458,11 @@ TEST_F(ServerTest, OtherModelsAndProtocolsAreRefusedWithAReason) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(digest_));
 
   v1::Hello other_protocol = GoodHello(digest_);
-  other_protocol.set_protocol_version(3);
+  other_protocol.set_protocol_version(2);
   FakeGroup second(server_->address(), other_protocol);
   status = second.WaitForEnd();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 3"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 2"));
   EXPECT_EQ(GetLoad().groups_size(), 0);
 }
 

@@ -19,6 +19,7 @@ namespace ring {
 struct Completion {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
+  std::vector<std::vector<IdLogprob>> top_logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
   int64_t next_index = -1;  // of the next event; -1: none has come
@@ -41,6 +42,9 @@ class EventLog final : public EventSink {
                                event.tokens.end());
       completion.logprobs.insert(completion.logprobs.end(),
                                  event.logprobs.begin(), event.logprobs.end());
+      completion.top_logprobs.insert(completion.top_logprobs.end(),
+                                     event.top_logprobs.begin(),
+                                     event.top_logprobs.end());
       completion.finish = event.finish;
       completion.error = event.error;
     }

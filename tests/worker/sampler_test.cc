@@ -243,6 +243,8 @@ TEST(SamplerTest, CollectivesDependOnTheParametersAlone) {
       1;
   top_k.top_k = both.top_k = 4;
   top_p.top_p = both.top_p = 0.5f;
+  SamplingRow report;
+  report.num_top = 3;
   const std::vector<float> x = RandomLogits(50, 1);
   const std::vector<float> nan(50, kNaN);
   for (const std::vector<float>& logits : {x, nan}) {
@@ -252,6 +254,7 @@ TEST(SamplerTest, CollectivesDependOnTheParametersAlone) {
     EXPECT_EQ(SampleWhole({logits}, {top_p}).gathers, 6);
     EXPECT_EQ(SampleWhole({logits}, {both}).gathers, 10);
     EXPECT_EQ(SampleWhole({logits, logits}, {top_k, {}}).gathers, 6);
+    EXPECT_EQ(SampleWhole({logits, logits}, {report, {}}).gathers, 2);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
@@ -144,6 +145,20 @@ double LogSoftmax(const std::vector<float>& x, int32_t id) {
   return x[id] - max - std::log(sum);
 }
 
+// The first `count` ids by raw logit, of equal ones the lower first.
+void ExpectLikeliest(const std::vector<IdLogprob>& top, int count,
+                     const std::vector<float>& raw) {
+  std::vector<int> order(raw.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return raw[a] > raw[b]; });
+  ASSERT_EQ(top.size(), static_cast<size_t>(count));
+  for (int k = 0; k < count; ++k) {
+    EXPECT_EQ(top[k].id, order[k]) << "entry " << k;
+    EXPECT_NEAR(top[k].logprob, LogSoftmax(raw, order[k]), 1e-4);
+  }
+}
+
 // Numbers in [0, 1) that are uniform if a test's claim holds.
 class UniformSample {
  public:
@@ -209,6 +224,8 @@ std::vector<OptionsCase> Cases() {
 
 constexpr int kRequestsPerCase = 6;
 constexpr int kTokens = 48;
+// That the requests ask for in turns.
+constexpr int kTopLogprobs[] = {20, 0, 3, 0};
 
 // Requests of all cases in turns, so that every batch is mixed.
 std::vector<GenerationRequest> Requests() {
@@ -224,6 +241,7 @@ std::vector<GenerationRequest> Requests() {
       request.min_new_tokens = c.min_tokens;
       if (c.min_tokens > 0) request.eos_token_ids = {807, 808};
       request.logprobs = true;
+      request.top_logprobs = kTopLogprobs[requests.size() % 4];
       requests.push_back(request);
     }
   }
@@ -338,8 +356,8 @@ TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
     const GenerationRequest& request = requests[r];
     const Completion& completion = run.completions[r];
     EXPECT_EQ(completion.tokens, FirstRun().completions[r].tokens) << r;
-    // The statistics of the others are those of the same mesh without overlap.
-    if (GetParam().padded_overlapped) continue;
+    ASSERT_EQ(completion.top_logprobs.size(),
+              request.top_logprobs > 0 ? completion.tokens.size() : 0);
     std::vector<int32_t> done;
     for (size_t i = 0; i < completion.tokens.size(); ++i) {
       const int32_t id = completion.tokens[i];
@@ -350,11 +368,15 @@ TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
           Probabilities(AdjustedLogits(raw, request, done), request.sampling);
       ASSERT_GT(p[id], 0) << cases[r % cases.size()].name << " token " << i;
       EXPECT_NEAR(completion.logprobs[i], LogSoftmax(raw, id), 1e-4);
+      if (request.top_logprobs > 0) {
+        ExpectLikeliest(completion.top_logprobs[i], request.top_logprobs, raw);
+      }
       const double within = static_cast<double>(random() >> 11) * 0x1p-53;
       Add(p, done, id, within, &statistics[r % cases.size()]);
       done.push_back(id);
     }
   }
+  // The statistics of the others are those of the same mesh without overlap.
   if (GetParam().padded_overlapped) return;
   for (size_t c = 0; c < cases.size(); ++c) {
     const CaseStatistics& s = statistics[c];
@@ -418,11 +440,13 @@ TEST(RecordingTest, ANumberNamesOneListOfOps) {
     ASSERT_TRUE((*group)->Run(request).error.ok());
   }
   group->reset();  // a step more may have run
-  std::set<int64_t> adjusted;
-  for (const auto& [number, ops] : recordings) {
-    adjusted.insert(std::count(ops.begin(), ops.end(), "AdjustLogits"));
+  for (const char* const op : {"AdjustLogits", "TopLogits"}) {
+    std::set<int64_t> times;
+    for (const auto& [number, ops] : recordings) {
+      times.insert(std::count(ops.begin(), ops.end(), op));
+    }
+    EXPECT_THAT(times, testing::ElementsAre(0, 1)) << op;
   }
-  EXPECT_THAT(adjusted, testing::ElementsAre(0, 1));
 }
 
 // Counts are those of the whole text, wherever its tokens came from.
