@@ -66,7 +66,8 @@ bool GenerateCall::Send(v1::GenerateEvent event) {
   const int64_t tokens = event.delta().token_ids_size();
   if (tokens > 0 && waiting_tokens_ + tokens > kMaxWaitingTokens) return false;
   waiting_tokens_ += tokens;
-  if (event.has_delta() && !waiting_.empty() && waiting_.back().has_delta()) {
+  if (event.has_delta() && !waiting_.empty() && waiting_.back().has_delta() &&
+      waiting_.back().delta().choice() == event.delta().choice()) {
     Merge(event.delta(), waiting_.back().mutable_delta());
   } else {
     waiting_.push_back(std::move(event));

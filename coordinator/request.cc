@@ -24,7 +24,11 @@ int64_t MaxTokens(const Request::Args& args) {
 Request::Request(Args args)
     : args_(std::move(args)),
       max_tokens_(MaxTokens(args_)),
-      text_(args_.model, args_.options, args_.prompt.starts_in_thinking) {}
+      live_choices_(args_.options.choices) {
+  for (int i = 0; i < args_.options.choices; ++i) {
+    choices_.emplace_back(i, args_);
+  }
+}
 
 void Request::Accept(int64_t queue_position) {
   v1::GenerateEvent event;
@@ -66,6 +70,7 @@ v1::Submit Request::MakeSubmit(int64_t epoch) {
   }
   submit.mutable_stop_token_ids()->Add(options.stop_token_ids.begin(),
                                        options.stop_token_ids.end());
+  submit.set_choices(options.choices);
   submit.set_logprobs(options.logprobs);
   submit.set_top_logprobs(options.top_logprobs);
   if (args_.deadline != SystemTime::max()) {
@@ -75,7 +80,11 @@ v1::Submit Request::MakeSubmit(int64_t epoch) {
         std::chrono::duration_cast<std::chrono::microseconds>(left).count()));
   }
   MutexLock lock(&mutex_);
-  submit.mutable_generated_ids()->Add(generated_.begin(), generated_.end());
+  // A completion can be continued, several cannot.
+  if (choices_.size() == 1) {
+    submit.mutable_generated_ids()->Add(choices_[0].generated.begin(),
+                                        choices_[0].generated.end());
+  }
   submitted_at_ = std::chrono::steady_clock::now();
   return submit;
 }
@@ -88,15 +97,19 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
     ended_ = true;
     return Outcome::kFailed;
   }
+  Choice& choice = choices_[tokens.choice()];
+  // What was on its way when a stop string ended it.
+  if (choice.ended) return Outcome::kLive;
   const bool group_ended = tokens.finish() != v1::GROUP_FINISH_NONE;
 
   v1::GenerateEvent event;
   v1::TokenDelta* delta = event.mutable_delta();
-  AppendTokens(tokens, delta);
-  ended_ = group_ended || text_.stopped();
-  if (ended_) {
+  delta->set_choice(choice.index);
+  AppendTokens(tokens, &choice, delta);
+  choice.ended = group_ended || choice.text.stopped();
+  if (choice.ended) {
     CompletionText::Text rest;
-    text_.Finish(&rest);
+    choice.text.Finish(&rest);
     delta->mutable_text()->append(rest.answer);
     delta->mutable_reasoning()->append(rest.reasoning);
   }
@@ -108,8 +121,15 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
         "the client does not read its stream: too many tokens wait for it");
     return Outcome::kFailed;
   }
-  if (!ended_) return Outcome::kLive;
-  finished_ = MakeFinished(Reason(tokens.finish()));
+  if (!choice.ended) return Outcome::kLive;
+  v1::GenerateEvent finished =
+      MakeFinished(choice, Reason(choice, tokens.finish()));
+  if (--live_choices_ > 0) {
+    args_.stream->Send(std::move(finished));
+    return group_ended ? Outcome::kLive : Outcome::kChoiceStopped;
+  }
+  ended_ = true;
+  finished_ = std::move(finished);
   return group_ended ? Outcome::kFinished : Outcome::kStopped;
 }
 
@@ -130,7 +150,14 @@ void Request::Fail(const absl::Status& status) {
 }
 
 absl::Status Request::Check(const v1::RequestTokens& tokens) const {
-  const auto expected = static_cast<int64_t>(generated_.size());
+  if (tokens.choice() < 0 || tokens.choice() >= choices()) {
+    return absl::InternalError(
+        absl::StrCat("the worker group sent choice ", tokens.choice(),
+                     " of a request for choices [0, ", choices() - 1, "]"));
+  }
+  const Choice& choice = choices_[tokens.choice()];
+  if (choice.ended) return absl::OkStatus();
+  const auto expected = static_cast<int64_t>(choice.generated.size());
   if (tokens.start_index() != expected) {
     return absl::InternalError(
         absl::StrCat("the worker group sent token ", tokens.start_index(),
@@ -157,40 +184,41 @@ absl::Status Request::Check(const v1::RequestTokens& tokens) const {
   return absl::OkStatus();
 }
 
-void Request::AppendTokens(const v1::RequestTokens& tokens,
+void Request::AppendTokens(const v1::RequestTokens& tokens, Choice* choice,
                            v1::TokenDelta* delta) {
   const SteadyTime now = std::chrono::steady_clock::now();
   if (tokens.token_ids_size() > 0) {
-    if (generated_.empty()) {
-      first_token_at_ = now;
-      group_queue_us_ = tokens.queue_us();
-      prefill_us_ = tokens.prefill_us();
+    if (choice->generated.empty()) {
+      choice->first_token_at = now;
+      choice->group_queue_us = tokens.queue_us();
+      choice->prefill_us = tokens.prefill_us();
     }
-    last_token_at_ = now;
+    choice->last_token_at = now;
   }
   // The token that ends the completion is no text of it.
   const bool ends_with_token = tokens.finish() == v1::GROUP_FINISH_EOS ||
                                tokens.finish() == v1::GROUP_FINISH_STOP_TOKEN;
-  delta->set_start_index(static_cast<int64_t>(generated_.size()));
+  delta->set_start_index(static_cast<int64_t>(choice->generated.size()));
   CompletionText::Text text;
-  for (int i = 0; i < tokens.token_ids_size() && !text_.stopped(); ++i) {
+  for (int i = 0; i < tokens.token_ids_size() && !choice->text.stopped(); ++i) {
     const int32_t id = tokens.token_ids(i);
-    generated_.push_back(id);
+    choice->generated.push_back(id);
     delta->add_token_ids(id);
     if (args_.options.logprobs) delta->add_logprobs(tokens.logprobs(i));
     if (args_.options.top_logprobs > 0) {
       *delta->add_top_logprobs() = tokens.top_logprobs(i);
     }
     const bool is_end = ends_with_token && i + 1 == tokens.token_ids_size();
-    if (text_.in_reasoning() && !is_end) ++reasoning_tokens_;
-    if (!is_end || args_.options.special_tokens) text_.Append(id, &text);
+    if (choice->text.in_reasoning() && !is_end) ++choice->reasoning_tokens;
+    if (!is_end || args_.options.special_tokens) choice->text.Append(id, &text);
   }
   delta->set_text(std::move(text.answer));
   delta->set_reasoning(std::move(text.reasoning));
 }
 
-v1::FinishReason Request::Reason(v1::GroupFinish finish) const {
-  if (text_.stopped()) return v1::FINISH_REASON_STOP_STRING;
+v1::FinishReason Request::Reason(const Choice& choice,
+                                 v1::GroupFinish finish) const {
+  if (choice.text.stopped()) return v1::FINISH_REASON_STOP_STRING;
   switch (finish) {
     case v1::GROUP_FINISH_EOS:
       return v1::FINISH_REASON_EOS;
@@ -205,27 +233,32 @@ v1::FinishReason Request::Reason(v1::GroupFinish finish) const {
   }
 }
 
-v1::GenerateEvent Request::MakeFinished(v1::FinishReason reason) const {
+v1::GenerateEvent Request::MakeFinished(const Choice& choice,
+                                        v1::FinishReason reason) const {
   v1::GenerateEvent event;
   v1::Finished* finished = event.mutable_finished();
+  finished->set_choice(choice.index);
   finished->set_reason(reason);
   if (reason == v1::FINISH_REASON_STOP_STRING) {
     finished->set_stop_string(
-        args_.options.stop_strings[static_cast<size_t>(text_.stop_string())]);
+        args_.options
+            .stop_strings[static_cast<size_t>(choice.text.stop_string())]);
   }
   v1::Usage* usage = finished->mutable_usage();
   usage->set_prompt_tokens(prompt_tokens());
-  usage->set_completion_tokens(static_cast<int64_t>(generated_.size()));
-  usage->set_reasoning_tokens(reasoning_tokens_);
+  usage->set_completion_tokens(static_cast<int64_t>(choice.generated.size()));
+  usage->set_reasoning_tokens(choice.reasoning_tokens);
 
   v1::Timings* timings = finished->mutable_timings();
   const SteadyTime now = std::chrono::steady_clock::now();
   timings->set_queue_us(Microseconds(submitted_at_ - args_.arrived_at) +
-                        group_queue_us_);
-  timings->set_prefill_us(prefill_us_);
-  if (!generated_.empty()) {
-    timings->set_decode_us(Microseconds(last_token_at_ - first_token_at_));
-    timings->set_ttft_us(Microseconds(first_token_at_ - args_.arrived_at));
+                        choice.group_queue_us);
+  timings->set_prefill_us(choice.prefill_us);
+  if (!choice.generated.empty()) {
+    timings->set_decode_us(
+        Microseconds(choice.last_token_at - choice.first_token_at));
+    timings->set_ttft_us(
+        Microseconds(choice.first_token_at - args_.arrived_at));
   }
   timings->set_total_us(Microseconds(now - args_.arrived_at));
   return event;

@@ -28,7 +28,7 @@ constexpr OptionLimit kOptionLimits[] = {
     {"frequency_penalty", -2, 2},
     {"max_tokens", 1, 1 << 30},
     {"min_tokens", 0, 1 << 30},
-    {"choices", 1, 1, false, /*unsupported=*/true},
+    {"choices", 1, 16},
     {"top_logprobs", 0, 20},
 };
 
@@ -61,11 +61,6 @@ absl::Status CheckRange(const OptionLimit& limit, double value) {
   const bool above =
       limit.min_excluded ? value > limit.min : value >= limit.min;
   if (above && value <= limit.max) return absl::OkStatus();  // false for NaN
-  if (limit.unsupported) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(limit.name, " = ", Text(value), " is not supported: only ",
-                     Text(limit.min), " is"));
-  }
   return absl::InvalidArgumentError(
       absl::StrCat(limit.name, " = ", Text(value), " is not in ",
                    limit.min_excluded ? "(" : "[", Text(limit.min), ", ",
@@ -219,6 +214,7 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
                                 stopping.stop_token_ids().end());
 
   const v1::Output& output = request.output();
+  options.choices = output.has_choices() ? output.choices() : 1;
   options.logprobs = output.logprobs();
   options.top_logprobs = output.top_logprobs();
   options.special_tokens = output.special_tokens();
@@ -252,7 +248,7 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   stopping->set_min_tokens(options.min_tokens);
 
   v1::Output* output = accepted->mutable_output();
-  output->set_choices(1);
+  output->set_choices(options.choices);
   output->set_logprobs(options.logprobs);
   output->set_top_logprobs(options.top_logprobs);
   output->set_special_tokens(options.special_tokens);

@@ -27,8 +27,6 @@ struct OptionLimit {
   double min;
   double max;
   bool min_excluded = false;
-  // The option is known but not implemented: only `min` (= `max`) is taken.
-  bool unsupported = false;
 };
 
 // Every numeric field of Sampling, Stopping and Output that has a range.
@@ -52,6 +50,7 @@ struct RequestOptions {
   bool ignore_eos = false;
   std::vector<std::string> stop_strings;
   std::vector<int32_t> stop_token_ids;
+  int32_t choices = 1;
   bool logprobs = false;
   int32_t top_logprobs = 0;
   bool special_tokens = false;

@@ -116,14 +116,11 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
                   replicated ? plan.padded_rows() : RowsOf(group)));
 
   parts_.progress->EnterStep(plan.step(), inputs.rows);
-  for (const v1::CacheCopy& copy : group.state_copies()) {
-    cache_->CopySlot(copy.from(), copy.to());
-  }
-  for (const v1::CacheCopy& copy : group.page_copies()) {
-    cache_->CopyPage(copy.from(), copy.to());
-  }
   StartAdjustments(group);
   CountKnownTokens(group, inputs);
+  for (const v1::CacheCopy& copy : group.adjustment_copies()) {
+    sampler_->CopySequence(copy.from(), copy.to());
+  }
 
   auto* const last_tokens = static_cast<int32_t*>(last_tokens_->data());
   Sampler::DrawArgs draw;
@@ -144,6 +141,12 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
     parts_.backend->ScatterInts(
         {inputs.sample_sequences, draw.ids, inputs.num_samples, last_tokens});
   });
+  for (const v1::CacheCopy& copy : group.state_copies()) {
+    cache_->CopySlot(copy.from(), copy.to());
+  }
+  for (const v1::CacheCopy& copy : group.page_copies()) {
+    cache_->CopyPage(copy.from(), copy.to());
+  }
   if (observer_) observer_(plan, model_->logits());
 
   in_flight_.emplace_back();

@@ -70,6 +70,17 @@ void Sampler::StartSequence(int32_t sequence, bool counts,
       static_cast<int64_t>(edits.size() * sizeof(LogitEdit)));
 }
 
+void Sampler::CopySequence(int32_t from, int32_t to) {
+  RING_CHECK_LT(std::max(from, to), options_.max_sequences);
+  const int64_t cols = options_.local_vocab;
+  auto* const occurrences = static_cast<Occurrences*>(occurrences_->data());
+  backend_->Copy(occurrences + to * cols, occurrences + from * cols,
+                 cols * static_cast<int64_t>(sizeof(Occurrences)));
+  auto* const edits = static_cast<LogitEdit*>(edits_->data());
+  backend_->Copy(edits + to * kMaxLogitEdits, edits + from * kMaxLogitEdits,
+                 kMaxLogitEdits * static_cast<int64_t>(sizeof(LogitEdit)));
+}
+
 void Sampler::Count(const int32_t* tokens, const int32_t* sequences,
                     int64_t count, bool prompt) {
   if (count == 0) return;

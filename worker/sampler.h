@@ -61,6 +61,8 @@ class Sampler {
   // At most kMaxLogitEdits. No step that is in flight may read the old ones.
   void StartSequence(int32_t sequence, bool counts,
                      absl::Span<const LogitEdit> edits);
+  // Queues the beginning of `to` as a copy of `from`: its counts and edits.
+  void CopySequence(int32_t from, int32_t to);
   // Queues the counting of tokens that were given, not drawn: `count` ids and
   // their sequences, on the device.
   void Count(const int32_t* tokens, const int32_t* sequences, int64_t count,

@@ -58,6 +58,38 @@ class PythonClientTest(unittest.TestCase):
         self.assertEqual(answers[0], answers[1])
         self.assertEqual(answers[0], answers[2])
 
+    def test_choices_are_completions_of_their_own_seeds(self):
+        def run(choices, seed):
+            events = self.inference.Generate(
+                pb.GenerateRequest(
+                    text="1 2 3 4 5 6 7 8 9 " * 20,
+                    sampling=pb.Sampling(temperature=1.5, seed=seed),
+                    stopping=pb.Stopping(max_tokens=20),
+                    output=pb.Output(choices=choices, top_logprobs=4,
+                                     logprobs=True)),
+                timeout=PATIENCE_S)
+            ids = [[] for _ in range(choices)]
+            top = [[] for _ in range(choices)]
+            ends = []
+            for event in events:
+                ids[event.delta.choice] += event.delta.token_ids
+                top[event.delta.choice] += event.delta.top_logprobs
+                if event.HasField("finished"):
+                    ends.append(event.finished.choice)
+            self.assertEqual(sorted(ends), list(range(choices)))
+            return ids, top
+
+        ids, top = run(3, 77)
+        self.assertEqual(len(set(map(tuple, ids))), 3)
+        for choice in range(3):
+            seed = (77 + choice * 0x9E3779B97F4A7C15) % 2**64
+            self.assertEqual(run(1, seed)[0], [ids[choice]])
+            self.assertEqual(len(top[choice]), len(ids[choice]))
+            for place in top[choice]:
+                self.assertEqual(len(place.token_ids), 4)
+                self.assertEqual(sorted(place.logprobs, reverse=True),
+                                 list(place.logprobs))
+
     def test_tells_model_and_load(self):
         model = self.inference.GetModel(pb.GetModelRequest())
         self.assertEqual(model.name, "ring-tiny")

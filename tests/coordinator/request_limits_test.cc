@@ -82,6 +82,7 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   request.mutable_stopping()->set_min_tokens(4);
   request.mutable_stopping()->set_ignore_eos(true);
   request.mutable_output()->set_top_logprobs(7);
+  request.mutable_output()->set_choices(5);
   const auto options = ReadOptions(request, Model());
   v1::Accepted accepted;
   EchoOptions(*options, &accepted);
@@ -98,6 +99,7 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   EXPECT_EQ(accepted.stopping().min_tokens(), 4);
   EXPECT_TRUE(accepted.stopping().ignore_eos());
   EXPECT_EQ(accepted.output().top_logprobs(), 7);
+  EXPECT_EQ(accepted.output().choices(), 5);
   // What is echoed is itself a valid request with the same meaning.
   v1::GenerateRequest again;
   *again.mutable_sampling() = accepted.sampling();
@@ -144,7 +146,7 @@ TEST(RequestLimitsTest, RangesHoldAtTheirEnds) {
         Case{"presence_penalty", -2, 2, -2.001, 2.001},
         Case{"frequency_penalty", -2, 2, -2.001, 2.001},
         Case{"min_tokens", 0, 1 << 30, -1, (1 << 30) + 1.0},
-        Case{"choices", 1, 1, 0, 2}, Case{"top_logprobs", 0, 20, -1, 21}}) {
+        Case{"choices", 1, 16, 0, 17}, Case{"top_logprobs", 0, 20, -1, 21}}) {
     for (const double good : {c.good_low, c.good_high}) {
       v1::GenerateRequest request;
       Set(c.name, good, &request);
@@ -199,8 +201,8 @@ TEST(RequestLimitsTest, MessagesNameValueAndRange) {
   request.mutable_output()->set_top_logprobs(21);
   EXPECT_EQ(Error(request), "top_logprobs = 21 is not in [0, 20]");
   request.mutable_output()->clear_top_logprobs();
-  request.mutable_output()->set_choices(2);
-  EXPECT_EQ(Error(request), "choices = 2 is not supported: only 1 is");
+  request.mutable_output()->set_choices(17);
+  EXPECT_EQ(Error(request), "choices = 17 is not in [1, 16]");
 }
 
 TEST(RequestLimitsTest, NanIsInNoRange) {

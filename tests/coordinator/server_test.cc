@@ -323,6 +323,17 @@ TEST_F(ServerTest, RefusesWhatItCannotDo) {
   expect(request, "frequency_penalty = 3 is not in [-2, 2]");
 }
 
+TEST_F(ServerTest, RefusesMoreChoicesThanAGroupRuns) {
+  const auto group = JoinGroup(/*max_sequences=*/4);
+  v1::GenerateRequest request = TextRequest("x");
+  request.mutable_output()->set_choices(5);
+  const grpc::Status status = Generate(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(),
+              HasSubstr("choices = 5, but the worker groups run at most 4 "
+                        "sequences at once (--max-sequences)"));
+}
+
 TEST_F(ServerTest, RefusesUnknownFieldsAtAnyDepth) {
   const auto group = JoinGroup();
   v1::GenerateRequest request = TextRequest("x");

@@ -339,6 +339,11 @@ MeshRun& FirstRun() {
   return *run;
 }
 
+std::string NameOf(const MeshCase& mesh) {
+  return "Dp" + std::to_string(mesh.dp) + "Tp" + std::to_string(mesh.tp) +
+         (mesh.padded_overlapped ? "Overlapped" : "");
+}
+
 class SamplingOptionsTest : public testing::TestWithParam<MeshCase> {};
 
 TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
@@ -392,12 +397,105 @@ INSTANTIATE_TEST_SUITE_P(Meshes, SamplingOptionsTest,
                          testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
                                          MeshCase{2, 2}, MeshCase{1, 2, true},
                                          MeshCase{2, 1, true}),
-                         [](const auto& info) {
-                           const MeshCase& c = info.param;
-                           return "Dp" + std::to_string(c.dp) + "Tp" +
-                                  std::to_string(c.tp) +
-                                  (c.padded_overlapped ? "Overlapped" : "");
-                         });
+                         [](const auto& info) { return NameOf(info.param); });
+
+// Of all cases, with prompts that end within a page, at its end and behind it.
+std::vector<GenerationRequest> RequestsForSeveral() {
+  std::mt19937 random(23);
+  std::vector<GenerationRequest> requests;
+  for (const OptionsCase& c : Cases()) {
+    GenerationRequest request;
+    request.prompt.resize(
+        std::vector<int>{5, 64, 150, 65, 128, 1}[requests.size() % 6]);
+    for (int32_t& id : request.prompt) {
+      id = static_cast<int32_t>(random() % kTokenIds);
+    }
+    request.sampling = c.sampling;
+    request.sampling.seed = 5000 + requests.size();
+    request.num_completions = 2 + static_cast<int>(requests.size() % 4);
+    request.max_new_tokens = 70;
+    request.min_new_tokens = c.min_tokens;
+    request.eos_token_ids = {807, 808};
+    request.logprobs = true;
+    requests.push_back(request);
+  }
+  return requests;
+}
+
+// Completion `index` of `request`, as a request of its own.
+GenerationRequest Alone(const GenerationRequest& request, int index) {
+  GenerationRequest alone = request;
+  alone.num_completions = 1;
+  // As proto/ring/v1/inference.proto has it.
+  alone.sampling.seed += 0x9E3779B97F4A7C15 * static_cast<uint64_t>(index);
+  return alone;
+}
+
+// By request and completion, one rank's.
+const std::vector<std::vector<Completion>>& EachAlone() {
+  static const auto* const all = [] {
+    std::vector<GenerationRequest> requests;
+    for (const GenerationRequest& request : RequestsForSeveral()) {
+      for (int i = 0; i < request.num_completions; ++i) {
+        requests.push_back(Alone(request, i));
+      }
+    }
+    const std::vector<Completion> completions =
+        RunAll(GroupOptions({}), requests);
+    auto* const sorted = new std::vector<std::vector<Completion>>;
+    size_t next = 0;
+    for (const GenerationRequest& request : RequestsForSeveral()) {
+      const auto begin = completions.begin() + static_cast<int64_t>(next);
+      next += static_cast<size_t>(request.num_completions);
+      sorted->emplace_back(begin, begin + request.num_completions);
+    }
+    return sorted;
+  }();
+  return *all;
+}
+
+// Whole and in pieces of a prompt.
+class CompletionsTest : public SamplingOptionsTest {};
+
+TEST_P(CompletionsTest, EachIsThatOfARequestOfItsOwn) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  const std::vector<GenerationRequest> requests = RequestsForSeveral();
+  for (const int64_t max_batch_tokens : {512, 80}) {
+    MiniGroup::Options options = GroupOptions(GetParam());
+    options.max_batch_tokens = max_batch_tokens;
+    auto group = MiniGroup::Start(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    std::vector<uint64_t> ids;
+    for (const GenerationRequest& request : requests) {
+      ids.push_back((*group)->Submit(request));
+    }
+    for (size_t r = 0; r < requests.size(); ++r) {
+      for (int i = 0; i < requests[r].num_completions; ++i) {
+        const Completion completion = (*group)->Wait(ids[r], i);
+        const Completion& alone = EachAlone()[r][i];
+        EXPECT_TRUE(completion.error.ok()) << completion.error;
+        EXPECT_EQ(completion.tokens, alone.tokens) << r << ", " << i;
+        EXPECT_EQ(completion.finish, alone.finish) << r << ", " << i;
+        ASSERT_EQ(completion.logprobs.size(), alone.logprobs.size());
+        for (size_t t = 0; t < alone.logprobs.size(); ++t) {
+          EXPECT_NEAR(completion.logprobs[t], alone.logprobs[t], 1e-3);
+        }
+        // Equal if greedy, else different: the case would prove nothing.
+        if (i > 0) {
+          EXPECT_EQ(alone.tokens == EachAlone()[r][0].tokens,
+                    requests[r].sampling.temperature == 0);
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Meshes, CompletionsTest,
+                         testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
+                                         MeshCase{2, 2}, MeshCase{1, 2, true}),
+                         [](const auto& info) { return NameOf(info.param); });
 
 using Recordings = std::map<int64_t, std::vector<std::string>>;
 
