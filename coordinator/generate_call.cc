@@ -22,6 +22,12 @@ void Merge(const v1::TokenDelta& from, v1::TokenDelta* to) {
   to->mutable_reasoning()->append(from.reasoning());
 }
 
+// That count against what may wait for the client.
+int64_t TokensOf(const v1::GenerateEvent& event) {
+  return event.delta().token_ids_size() +
+         event.prompt_logprobs().logprobs_size();
+}
+
 // A name for a client that chose none: the number, and random bits that tell
 // it from those of an earlier run of the coordinator.
 std::string MakeName(uint64_t id) {
@@ -63,7 +69,7 @@ absl::Status GenerateCall::Submit(const v1::GenerateRequest& message,
 bool GenerateCall::Send(v1::GenerateEvent event) {
   MutexLock lock(&mutex_);
   if (broken_) return true;  // OnCancel ends the request
-  const int64_t tokens = event.delta().token_ids_size();
+  const int64_t tokens = TokensOf(event);
   if (tokens > 0 && waiting_tokens_ + tokens > kMaxWaitingTokens) return false;
   waiting_tokens_ += tokens;
   if (event.has_delta() && !waiting_.empty() && waiting_.back().has_delta() &&
@@ -87,7 +93,7 @@ void GenerateCall::Next() {
   if (!waiting_.empty() && !broken_) {
     written_ = std::move(waiting_.front());
     waiting_.pop_front();
-    waiting_tokens_ -= written_.delta().token_ids_size();
+    waiting_tokens_ -= TokensOf(written_);
     writing_ = true;
     StartWrite(&written_);
     return;

@@ -20,7 +20,8 @@ namespace ring {
 class GenerateCall final : public grpc::ServerWriteReactor<v1::GenerateEvent>,
                            public EventStream {
  public:
-  // Tokens that may wait for a client that reads too slowly.
+  // Tokens, and those of the prompt whose log probabilities are told, that may
+  // wait for a client that reads too slowly.
   static constexpr int64_t kMaxWaitingTokens = 16384;
 
   static std::shared_ptr<GenerateCall> Create(

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/status_macros.h"
 
 namespace ring {
 namespace {
@@ -73,6 +74,9 @@ v1::Submit Request::MakeSubmit(int64_t epoch) {
   submit.set_choices(options.choices);
   submit.set_logprobs(options.logprobs);
   submit.set_top_logprobs(options.top_logprobs);
+  if (options.prompt_logprobs.has_value()) {
+    submit.set_prompt_logprobs(*options.prompt_logprobs);
+  }
   if (args_.deadline != SystemTime::max()) {
     const auto left = args_.deadline - std::chrono::system_clock::now();
     submit.set_timeout_us(std::max<int64_t>(
@@ -97,6 +101,9 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
     ended_ = true;
     return Outcome::kFailed;
   }
+  if (tokens.has_prompt_logprobs() && !SendPrompt(tokens.prompt_logprobs())) {
+    return FailSlowClient();
+  }
   Choice& choice = choices_[tokens.choice()];
   // What was on its way when a stop string ended it.
   if (choice.ended) return Outcome::kLive;
@@ -116,10 +123,7 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
   const bool has_news = delta->token_ids_size() > 0 || !delta->text().empty() ||
                         !delta->reasoning().empty();
   if (has_news && !args_.stream->Send(std::move(event))) {
-    ended_ = true;
-    error_ = absl::ResourceExhaustedError(
-        "the client does not read its stream: too many tokens wait for it");
-    return Outcome::kFailed;
+    return FailSlowClient();
   }
   if (!choice.ended) return Outcome::kLive;
   v1::GenerateEvent finished =
@@ -131,6 +135,20 @@ Request::Outcome Request::OnTokens(const v1::RequestTokens& tokens) {
   ended_ = true;
   finished_ = std::move(finished);
   return group_ended ? Outcome::kFinished : Outcome::kStopped;
+}
+
+bool Request::SendPrompt(const v1::PromptLogprobs& prompt) {
+  scored_ += prompt.logprobs_size();
+  v1::GenerateEvent event;
+  *event.mutable_prompt_logprobs() = prompt;
+  return args_.stream->Send(std::move(event));
+}
+
+Request::Outcome Request::FailSlowClient() {
+  ended_ = true;
+  error_ = absl::ResourceExhaustedError(
+      "the client does not read its stream: too many tokens wait for it");
+  return Outcome::kFailed;
 }
 
 void Request::Conclude() {
@@ -149,12 +167,41 @@ void Request::Fail(const absl::Status& status) {
   args_.stream->Close(status);
 }
 
+absl::Status Request::CheckPrompt(const v1::RequestTokens& tokens) const {
+  if (!args_.options.prompt_logprobs.has_value()) {
+    if (!tokens.has_prompt_logprobs()) return absl::OkStatus();
+    return absl::InternalError(
+        "the worker group sent prompt_logprobs that nobody asked for");
+  }
+  const v1::PromptLogprobs& prompt = tokens.prompt_logprobs();
+  if (tokens.has_prompt_logprobs() && prompt.start_index() != 1 + scored_) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent prompt_logprobs from token ",
+        prompt.start_index(), " where token ", 1 + scored_, " comes next"));
+  }
+  const bool has_top = *args_.options.prompt_logprobs > 0;
+  if (prompt.top_logprobs_size() != (has_top ? prompt.logprobs_size() : 0)) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent ", prompt.top_logprobs_size(),
+        " top_logprobs for ", prompt.logprobs_size(), " tokens of the prompt"));
+  }
+  const int64_t scored = scored_ + prompt.logprobs_size();
+  const int64_t all = prompt_tokens() - 1;
+  if (scored > all || (scored < all && tokens.token_ids_size() > 0)) {
+    return absl::InternalError(
+        absl::StrCat("the worker group sent ", scored, " prompt_logprobs for ",
+                     "the ", all, " tokens after the prompt's first"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Request::Check(const v1::RequestTokens& tokens) const {
   if (tokens.choice() < 0 || tokens.choice() >= choices()) {
     return absl::InternalError(
         absl::StrCat("the worker group sent choice ", tokens.choice(),
                      " of a request for choices [0, ", choices() - 1, "]"));
   }
+  RING_RETURN_IF_ERROR(CheckPrompt(tokens));
   const Choice& choice = choices_[tokens.choice()];
   if (choice.ended) return absl::OkStatus();
   const auto expected = static_cast<int64_t>(choice.generated.size());

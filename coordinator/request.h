@@ -108,6 +108,11 @@ class Request {
   };
 
   absl::Status Check(const v1::RequestTokens& tokens) const REQUIRES(mutex_);
+  absl::Status CheckPrompt(const v1::RequestTokens& tokens) const
+      REQUIRES(mutex_);
+  // False: the client does not read.
+  bool SendPrompt(const v1::PromptLogprobs& prompt) REQUIRES(mutex_);
+  Outcome FailSlowClient() REQUIRES(mutex_);
   // Adds tokens up to the end or a stop string to the completion and *delta.
   void AppendTokens(const v1::RequestTokens& tokens, Choice* choice,
                     v1::TokenDelta* delta) REQUIRES(mutex_);
@@ -126,6 +131,7 @@ class Request {
   // How it ended: an error, or the last event of the last choice.
   absl::Status error_ GUARDED_BY(mutex_);
   v1::GenerateEvent finished_ GUARDED_BY(mutex_);
+  int64_t scored_ GUARDED_BY(mutex_) = 0;  // prompt_logprobs sent
   std::deque<Choice> choices_ GUARDED_BY(mutex_);
   int live_choices_ GUARDED_BY(mutex_);
   SteadyTime submitted_at_ GUARDED_BY(mutex_);

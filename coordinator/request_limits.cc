@@ -30,6 +30,7 @@ constexpr OptionLimit kOptionLimits[] = {
     {"min_tokens", 0, 1 << 30},
     {"choices", 1, 16},
     {"top_logprobs", 0, 20},
+    {"prompt_logprobs", 0, 20},
 };
 
 // The value of a singular numeric field; nothing for other kinds.
@@ -78,13 +79,6 @@ absl::Status CheckRanges(const Message& options) {
       if (limit.name != field->name()) continue;
       RING_RETURN_IF_ERROR(CheckRange(limit, *value));
     }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckUnsupported(const v1::GenerateRequest& request) {
-  if (request.output().has_prompt_logprobs()) {
-    return absl::InvalidArgumentError("prompt_logprobs is not supported");
   }
   return absl::OkStatus();
 }
@@ -180,7 +174,6 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
                                            const ServedModel& model) {
   RING_RETURN_IF_ERROR(CheckAllFieldsKnown(request));
   RING_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  RING_RETURN_IF_ERROR(CheckUnsupported(request));
   RING_RETURN_IF_ERROR(CheckRanges(request.sampling()));
   RING_RETURN_IF_ERROR(CheckRanges(request.stopping()));
   RING_RETURN_IF_ERROR(CheckRanges(request.output()));
@@ -217,6 +210,9 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
   options.choices = output.has_choices() ? output.choices() : 1;
   options.logprobs = output.logprobs();
   options.top_logprobs = output.top_logprobs();
+  if (output.has_prompt_logprobs()) {
+    options.prompt_logprobs = output.prompt_logprobs();
+  }
   options.special_tokens = output.special_tokens();
   options.split_reasoning =
       !output.has_split_reasoning() || output.split_reasoning();
@@ -251,6 +247,9 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   output->set_choices(options.choices);
   output->set_logprobs(options.logprobs);
   output->set_top_logprobs(options.top_logprobs);
+  if (options.prompt_logprobs.has_value()) {
+    output->set_prompt_logprobs(*options.prompt_logprobs);
+  }
   output->set_special_tokens(options.special_tokens);
   output->set_split_reasoning(options.split_reasoning);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct RequestOptions {
   int32_t choices = 1;
   bool logprobs = false;
   int32_t top_logprobs = 0;
+  std::optional<int32_t> prompt_logprobs;  // none: not reported
   bool special_tokens = false;
   bool split_reasoning = true;
 };

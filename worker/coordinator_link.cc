@@ -88,6 +88,13 @@ v1::GroupFinish ToWire(FinishReason reason) {
   return v1::GROUP_FINISH_NONE;
 }
 
+void AddTop(const std::vector<IdLogprob>& top, v1::TopLogprobs* to) {
+  for (const IdLogprob& entry : top) {
+    to->add_token_ids(entry.id);
+    to->add_logprobs(entry.logprob);
+  }
+}
+
 GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
                            int num_token_ids) {
   GenerationRequest request;
@@ -117,6 +124,9 @@ GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
   request.num_token_ids = num_token_ids;
   request.logprobs = submit.logprobs();
   request.top_logprobs = submit.top_logprobs();
+  if (submit.has_prompt_logprobs()) {
+    request.prompt_logprobs = submit.prompt_logprobs();
+  }
   if (submit.has_timeout_us()) {
     request.deadline =
         steady_clock::now() + std::chrono::microseconds(submit.timeout_us());
@@ -273,8 +283,10 @@ class CoordinatorLink::Impl {
     {
       MutexLock lock(&mutex_);
       engine_ids_[submit.id()] = id;
-      live_[id] = {submit.id(), std::vector<bool>(std::clamp(
-                                    submit.choices(), 1, kMaxCompletions))};
+      live_[id] = {
+          submit.id(),
+          std::vector<bool>(std::clamp(submit.choices(), 1, kMaxCompletions)),
+          submit.prompt_logprobs() > 0};
     }
     const absl::Status status =
         sink_->Submit(FromWire(submit, id, num_token_ids_));
@@ -328,7 +340,8 @@ class CoordinatorLink::Impl {
     if (live == live_.end()) return;  // cancelled, or of another stream
     if (live->second.ended[event.completion]) return;  // cancelled
     const uint64_t wire_id = live->second.wire_id;
-    if (!event.tokens.empty() || event.finish != FinishReason::kNone) {
+    if (!event.tokens.empty() || !event.prompt_logprobs.empty() ||
+        event.finish != FinishReason::kNone) {
       v1::RequestTokens& news = news_[{wire_id, event.completion}];
       if (news.id() == 0) {
         news.set_id(wire_id);
@@ -339,12 +352,9 @@ class CoordinatorLink::Impl {
       news.mutable_logprobs()->Add(event.logprobs.begin(),
                                    event.logprobs.end());
       for (const std::vector<IdLogprob>& top : event.top_logprobs) {
-        v1::TopLogprobs* const added = news.add_top_logprobs();
-        for (const IdLogprob& entry : top) {
-          added->add_token_ids(entry.id);
-          added->add_logprobs(entry.logprob);
-        }
+        AddTop(top, news.add_top_logprobs());
       }
+      AddPrompt(event, &live->second, &news);
       news.set_finish(ToWire(event.finish));
       news.set_queue_us(std::max(news.queue_us(), event.queue_us));
       news.set_prefill_us(std::max(news.prefill_us(), event.prefill_us));
@@ -360,6 +370,26 @@ class CoordinatorLink::Impl {
     } else if (event.finish != FinishReason::kNone) {
       EndCompletion(event.id, event.completion);
     }
+  }
+
+  struct Live {
+    uint64_t wire_id = 0;
+    std::vector<bool> ended;     // by completion
+    bool top_of_prompt = false;  // likeliest ids of the prompt are asked for
+    int64_t scored = 0;          // tokens of the prompt that came
+  };
+
+  // The prompt's tokens in an event, if there are any.
+  static void AddPrompt(const TokenEvent& event, Live* live,
+                        v1::RequestTokens* news) {
+    if (event.prompt_logprobs.empty()) return;
+    v1::PromptLogprobs* const prompt = news->mutable_prompt_logprobs();
+    if (prompt->start_index() == 0) prompt->set_start_index(1 + live->scored);
+    for (const PromptLogprob& token : event.prompt_logprobs) {
+      prompt->add_logprobs(token.logprob);
+      if (live->top_of_prompt) AddTop(token.top, prompt->add_top_logprobs());
+    }
+    live->scored += static_cast<int64_t>(event.prompt_logprobs.size());
   }
 
   // The request is forgotten with its last completion.
@@ -409,10 +439,18 @@ class CoordinatorLink::Impl {
 
   std::vector<v1::FromWorker> TakeNews() REQUIRES(mutex_) {
     std::vector<v1::FromWorker> messages;
-    if (!news_.empty()) {
-      v1::TokenEvents* tokens = messages.emplace_back().mutable_tokens();
-      for (auto& [key, news] : news_) *tokens->add_requests() = std::move(news);
-      news_.clear();
+    v1::TokenEvents tokens;
+    for (auto& [key, news] : news_) {
+      // Before all tokens; in a message of its own, which is as large as the
+      // prompt makes it.
+      v1::TokenEvents* const to = news.has_prompt_logprobs()
+                                      ? messages.emplace_back().mutable_tokens()
+                                      : &tokens;
+      *to->add_requests() = std::move(news);
+    }
+    news_.clear();
+    if (tokens.requests_size() > 0) {
+      *messages.emplace_back().mutable_tokens() = std::move(tokens);
     }
     for (v1::RequestFailed& failed : failed_) {
       *messages.emplace_back().mutable_failed() = std::move(failed);
@@ -447,10 +485,6 @@ class CoordinatorLink::Impl {
   Stream* stream_ GUARDED_BY(mutex_) = nullptr;  // null: not joined
   bool writing_ GUARDED_BY(mutex_) = false;
   // Live requests of this stream, by the number of either side.
-  struct Live {
-    uint64_t wire_id = 0;
-    std::vector<bool> ended;  // by completion
-  };
   absl::flat_hash_map<uint64_t, uint64_t> engine_ids_ GUARDED_BY(mutex_);
   absl::flat_hash_map<uint64_t, Live> live_ GUARDED_BY(mutex_);
   // What the writer sends next, by the coordinator's number and completion.

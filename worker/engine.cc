@@ -59,14 +59,16 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
       backend->Allocate(options.max_sequences * max_pages * kInt));
   PlanBuffer::Limits plan;
   // Decode-only steps may be padded.
-  const int64_t max_samples = DecodeBucket(options.max_sequences);
+  const int64_t max_decodes = DecodeBucket(options.max_sequences);
+  const int64_t max_samples = max_decodes + kMaxScoredRows;
   plan.max_rows = options.max_batch_tokens;
   plan.max_samples = max_samples;
   plan.max_pages = max_pages;
   plan.data_parallel = parts.mesh->dp();
   plan.page_table = static_cast<int32_t*>(engine->page_table_->data());
   RING_ASSIGN_OR_RETURN(engine->plan_, PlanBuffer::Create(plan, backend));
-  plan.max_rows = max_samples;
+  plan.max_rows = max_decodes;
+  plan.max_samples = max_decodes;
   RING_ASSIGN_OR_RETURN(engine->decode_plan_,
                         PlanBuffer::Create(plan, backend));
   HybridModel::Parts model_parts;
@@ -83,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
   RING_ASSIGN_OR_RETURN(
       engine->model_,
       HybridModel::Create(model_parts,
-                          {std::max(options.max_batch_tokens, max_samples),
+                          {std::max(options.max_batch_tokens, max_decodes),
                            max_samples, options.activation_dtype}));
   Sampler::Options sampling;
   sampling.max_rows = max_samples;

@@ -66,6 +66,8 @@ struct GenerationRequest {
   int num_token_ids = 0;
   bool logprobs = false;  // report the log probability of each token
   int top_logprobs = 0;   // and of so many likeliest ids, [0, 20]
+  // The same of the prompt's tokens after the first, before the first token.
+  std::optional<int> prompt_logprobs;
   // The request is dropped (DEADLINE_EXCEEDED) when this has passed.
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
@@ -85,6 +87,12 @@ struct IdLogprob {
   float logprob = 0;  // natural log, before temperature, filters, adjustments
 };
 
+// A token of the prompt, given those before it.
+struct PromptLogprob {
+  float logprob = 0;
+  std::vector<IdLogprob> top;  // the likeliest ids there, in descending order
+};
+
 // News about one completion. Events of a completion come in order; the last one
 // has `finish` set, and no event follows it. An `error` is that of the whole
 // request: no event follows for any of its completions.
@@ -97,6 +105,9 @@ struct TokenEvent {
   // The likeliest ids of each token's row, in descending order. As long as
   // tokens, or empty.
   std::vector<std::vector<IdLogprob>> top_logprobs;
+  // Of completion 0, in events without tokens before all others: the prompt's
+  // next tokens, the first event beginning with token 1.
+  std::vector<PromptLogprob> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;  // not OK: the request ended without a completion
   // Set in the event that has the first new token.

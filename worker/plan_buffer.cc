@@ -42,6 +42,7 @@ SamplingRow SamplingRowOf(const v1::Sample& sample) {
   row.seed = sample.seed();
   row.position = sample.position();
   row.num_top = sample.num_top();
+  if (sample.has_given()) row.given = sample.given();
   return row;
 }
 

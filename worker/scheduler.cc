@@ -64,12 +64,18 @@ std::vector<IdLogprob> TopOf(const v1::SampleResult& sample) {
   return top;
 }
 
+// What came from another group has been reported there.
+bool IsScored(const GenerationRequest& request) {
+  return request.prompt_logprobs.has_value() && request.generated.empty();
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const Options& options) : options_(options) {
   RING_CHECK_GE(options.max_batch_tokens,
                 options.cache.num_slots + options.prompt_cut)
       << "a step must hold a row of every sequence and a piece of a prompt";
+  RING_CHECK_LE(options.prompt_cut, kMaxScoredRows);
   for (int i = 0; i < options.data_parallel; ++i) {
     groups_.emplace_back(options.cache);
   }
@@ -292,8 +298,8 @@ bool Scheduler::NextPlan(v1::BatchPlan* plan) {
 int32_t Scheduler::NumTokenIds(const SentPlan& plan) {
   int32_t ids = std::numeric_limits<int32_t>::max();
   for (const SentPlan::Group& group : plan.groups) {
-    for (const SequenceState* sequence : group.samples) {
-      ids = std::min(ids, sequence->request.num_token_ids);
+    for (const SentPlan::Sample& sample : group.samples) {
+      ids = std::min(ids, sample.sequence->request.num_token_ids);
     }
   }
   return ids;
@@ -312,12 +318,15 @@ void Scheduler::PlanDecodes(Group* group, v1::GroupPlan* plan,
 
 void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
                             SentPlan::Group* sent, int64_t* budget) {
+  int64_t scored_budget = kMaxScoredRows;
   for (SequenceState* sequence : group->running) {
     if (*budget == 0) return;
     if (sequence->ended || sequence->prefilled()) continue;
     if (sequence->completion > 0) continue;  // begins with another's prompt
     const int64_t left = sequence->num_known() - sequence->planned_rows;
+    const bool scored = IsScored(sequence->request);
     int64_t rows = std::min(left, *budget);
+    if (scored) rows = std::min(rows, scored_budget);
     if (rows < left) {
       const int64_t end = (sequence->planned_rows + rows) /
                           options_.prompt_cut * options_.prompt_cut;
@@ -327,6 +336,10 @@ void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
     const int64_t first_row = options_.max_batch_tokens - *budget;
     AddSegment(group, sequence, rows, plan, sent);
     *budget -= rows;
+    if (scored) {
+      AddScores(sequence, sequence->planned_rows - rows, first_row, plan, sent);
+      scored_budget -= rows;
+    }
     if (sequence->prefilled()) {
       AddSample(sequence, first_row + rows - 1, plan, sent);
       StartFollowers(group, sequence, first_row + rows - 1, plan, sent);
@@ -443,7 +456,24 @@ void Scheduler::AddSample(SequenceState* sequence, int64_t row,
   sample->set_num_top(sequence->request.top_logprobs);
   AdjustSample(*sequence, sample);
   ++sequence->num_sampled;
-  sent->samples.push_back(sequence);
+  sent->samples.push_back({sequence});
+}
+
+// The rows from position `begin` to the last one planned, of which `row` is the
+// first, tell how likely the prompt's next tokens are.
+void Scheduler::AddScores(SequenceState* sequence, int64_t begin, int64_t row,
+                          v1::GroupPlan* plan, SentPlan::Group* sent) {
+  const int64_t end =
+      std::min(sequence->planned_rows, sequence->num_known() - 1);
+  for (int64_t i = begin; i < end; ++i, ++row) {
+    v1::Sample* const sample = plan->add_samples();
+    sample->set_row(static_cast<int32_t>(row));
+    sample->set_sequence(-1);
+    sample->set_given(sequence->known[i + 1]);
+    sample->set_position(static_cast<int32_t>(i + 1));
+    sample->set_num_top(*sequence->request.prompt_logprobs);
+    sent->samples.push_back({sequence, /*given=*/true});
+  }
 }
 
 // The prompt of `first` ends in `row`: from there each completion goes its way.
@@ -503,21 +533,40 @@ void Scheduler::Commit(absl::Span<const v1::StepResult> results) {
     for (SequenceState* sequence : group.rows) --sequence->plans_in_flight;
     for (size_t i = 0; i < group.samples.size(); ++i) {
       const v1::SampleResult& sample = results[g].samples(static_cast<int>(i));
-      if (group.samples[i]->ended) continue;  // a discarded step
-      CommitToken(group.samples[i], sample);
+      const auto [sequence, given] = group.samples[i];
+      if (sequence->ended) continue;  // a discarded step
+      given ? CommitScore(sequence, sample) : CommitToken(sequence, sample);
     }
     for (SequenceState* sequence : group.rows) ReleaseIfDone(sequence);
   }
+}
+
+void Scheduler::CommitScore(SequenceState* sequence,
+                            const v1::SampleResult& sample) {
+  if (sample.token() < 0) {
+    FailNotNumbers(sequence, 1 + sequence->num_scored);
+    return;
+  }
+  // One event for the scores of a step.
+  if (events_.empty() || events_.back().id != sequence->request.id ||
+      events_.back().prompt_logprobs.empty()) {
+    EventFor(sequence);
+  }
+  events_.back().prompt_logprobs.push_back({sample.logprob(), TopOf(sample)});
+  ++sequence->num_scored;
+}
+
+void Scheduler::FailNotNumbers(SequenceState* sequence, int64_t position) {
+  Fail(sequence,
+       absl::InternalError(absl::StrCat("the model's logits at position ",
+                                        position, " are not numbers")));
 }
 
 void Scheduler::CommitToken(SequenceState* sequence,
                             const v1::SampleResult& sample) {
   const int32_t token = sample.token();
   if (token < 0) {
-    Fail(sequence, absl::InternalError(absl::StrCat(
-                       "the model's logits at position ",
-                       sequence->num_known() + sequence->num_committed,
-                       " are not numbers")));
+    FailNotNumbers(sequence, sequence->num_known() + sequence->num_committed);
     return;
   }
   const GenerationRequest& request = sequence->request;

@@ -37,6 +37,9 @@ class StepResult;
 // last, partly filled page to the others; the pages that the prompt fills are
 // shared. From there they are sequences like any other.
 //
+// Rows of a prompt whose log probabilities are asked for are few in a step
+// (kMaxScoredRows), since each has its logits.
+//
 // Two sides. Any thread: the RequestSink methods and WaitForWork's wake-up,
 // which only touch the inbox. Engine thread: everything else.
 //
@@ -117,8 +120,12 @@ class Scheduler final : public RequestSink {
   // A plan's samples, to match results with sequences; and all sequences with
   // rows or samples in it.
   struct SentPlan {
+    struct Sample {
+      SequenceState* sequence = nullptr;
+      bool given = false;  // a token of the prompt
+    };
     struct Group {
-      std::vector<SequenceState*> samples;  // in plan order
+      std::vector<Sample> samples;  // in plan order
       std::vector<SequenceState*> rows;
     };
     std::vector<Group> groups;
@@ -159,12 +166,16 @@ class Scheduler final : public RequestSink {
                   v1::GroupPlan* plan, SentPlan::Group* sent);
   void AddSample(SequenceState* sequence, int64_t row, v1::GroupPlan* plan,
                  SentPlan::Group* sent);
+  void AddScores(SequenceState* sequence, int64_t begin, int64_t row,
+                 v1::GroupPlan* plan, SentPlan::Group* sent);
   void StartFollowers(Group* group, SequenceState* first, int64_t row,
                       v1::GroupPlan* plan, SentPlan::Group* sent);
   void FillExchange(v1::BatchPlan* plan) const;
   static int32_t NumTokenIds(const SentPlan& plan);
 
+  void CommitScore(SequenceState* sequence, const v1::SampleResult& sample);
   void CommitToken(SequenceState* sequence, const v1::SampleResult& sample);
+  void FailNotNumbers(SequenceState* sequence, int64_t position);
   void Finish(SequenceState* sequence, FinishReason reason);
   void Fail(SequenceState* sequence, absl::Status error);
   void ReleaseIfDone(SequenceState* sequence);

@@ -251,8 +251,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = blockIdx.y;
   const SamplingRow params = args.params[row];
   const RowStats stats = args.stats[row];
-  if (IsGreedy(params) || IsBad(stats)) {
-    if (blockIdx.x == 0 && threadIdx.x == 0) args.draws[row] = TokenDraw();
+  if (IsGiven(params) || IsGreedy(params) || IsBad(stats)) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      args.draws[row] = IsGiven(params)
+                            ? GivenDraw(args.slice, row, params.given)
+                            : TokenDraw();
+    }
     return;
   }
   const double temperature = params.temperature;

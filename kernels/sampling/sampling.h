@@ -38,18 +38,22 @@ struct SamplingRow {
   uint64_t seed = 0;      // random numbers depend on seed, position and id only
   int32_t position = 0;   // that the drawn token will have in its sequence
   int32_t num_top = 0;    // likeliest ids to report besides (top_logits.h)
+  // >= 0: this id is the token, whatever its probability, which is reported;
+  // the rest but num_top is not used.
+  int32_t given = -1;
 };
 // Order of the filters: temperature, top-k, top-p (over what top-k left, at
 // this temperature), min-p. The same order as Hugging Face's and vLLM's.
 
+constexpr bool IsGiven(const SamplingRow& row) { return row.given >= 0; }
 constexpr bool IsGreedy(const SamplingRow& row) {
-  return row.temperature <= 0 || row.top_k == 1;
+  return !IsGiven(row) && (row.temperature <= 0 || row.top_k == 1);
 }
 constexpr bool UsesTopK(const SamplingRow& row) {
-  return !IsGreedy(row) && row.top_k > 1;
+  return !IsGiven(row) && !IsGreedy(row) && row.top_k > 1;
 }
 constexpr bool UsesTopP(const SamplingRow& row) {
-  return !IsGreedy(row) && row.top_p < 1;
+  return !IsGiven(row) && !IsGreedy(row) && row.top_p < 1;
 }
 
 struct SampledToken {
@@ -125,6 +129,17 @@ struct TokenDraw {
   int32_t id = -1;   // -1: no id of this slice may be drawn
   float raw = 0;     // raw logit of id
 };
+
+// That of a row whose token is given: an id of some slice.
+constexpr TokenDraw GivenDraw(const LogitsSlice& slice, int64_t row,
+                              int32_t given) {
+  TokenDraw draw;
+  const int64_t column = int64_t{given} - slice.vocab_begin;
+  if (column < 0 || column >= OpenColumns(slice)) return draw;
+  draw.id = given;
+  draw.raw = RawLogits(slice)[row * slice.cols + column];
+  return draw;
+}
 
 struct LogitStatsArgs {
   LogitsSlice slice;

@@ -312,7 +312,9 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
   ForChunks(
       slice, pool, [&](int64_t row, int64_t chunk, int64_t begin, int64_t end) {
         const SamplingRow& params = args.params[row];
-        if (IsGreedy(params) || IsBad(args.stats[row])) return;
+        if (IsGiven(params) || IsGreedy(params) || IsBad(args.stats[row])) {
+          return;
+        }
         parts[row * chunks + chunk] =
             DrawFrom(slice, row, begin, end, params,
                      MinKey(params, args.stats[row], args.thresholds[row]));
@@ -322,6 +324,8 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       args.draws[row] = Better(args.draws[row], parts[row * chunks + chunk]);
     }
+    const int32_t given = args.params[row].given;
+    if (given >= 0) args.draws[row] = GivenDraw(slice, row, given);
   }
 }
 

@@ -90,6 +90,29 @@ class PythonClientTest(unittest.TestCase):
                 self.assertEqual(sorted(place.logprobs, reverse=True),
                                  list(place.logprobs))
 
+    def test_prompt_logprobs_come_first_and_complete(self):
+        ids = self.inference.Tokenize(pb.TokenizeRequest(
+            text="1 2 3 4 5 6 7 8 9 " * 20)).token_ids
+        events = list(self.inference.Generate(
+            pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids),
+                               stopping=pb.Stopping(max_tokens=2),
+                               output=pb.Output(prompt_logprobs=2)),
+            timeout=PATIENCE_S))
+        kinds = [event.WhichOneof("event") for event in events]
+        self.assertEqual(kinds, ["accepted"] +
+                         ["prompt_logprobs"] * kinds.count("prompt_logprobs") +
+                         ["delta"] * kinds.count("delta") + ["finished"])
+        places = 0
+        for event in events:
+            prompt = event.prompt_logprobs
+            if prompt.logprobs:
+                self.assertEqual(prompt.start_index, 1 + places)
+            places += len(prompt.logprobs)
+            for top, logprob in zip(prompt.top_logprobs, prompt.logprobs):
+                self.assertEqual(len(top.token_ids), 2)
+                self.assertLessEqual(logprob, top.logprobs[0])
+        self.assertEqual(places, len(ids) - 1)
+
     def test_tells_model_and_load(self):
         model = self.inference.GetModel(pb.GetModelRequest())
         self.assertEqual(model.name, "ring-tiny")

@@ -292,6 +292,62 @@ TEST_F(CoordinatorLinkTest, CarriesTopLogprobsUp) {
   EXPECT_THAT(top[1].logprobs(), ElementsAre(-0.5f));
 }
 
+TEST_F(CoordinatorLinkTest, CarriesPromptLogprobsUpBeforeTheTokens) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  for (const bool complete : {true, false}) {
+    v1::GenerateRequest asked = Request();
+    asked.mutable_token_ids()->add_ids(7);
+    asked.mutable_output()->set_choices(2);
+    asked.mutable_output()->set_prompt_logprobs(1);
+    grpc::ClientContext context;
+    const auto stream = inference_->Generate(&context, asked);
+    const GenerationRequest request = sink_.WaitForRequest(complete ? 0 : 1);
+    EXPECT_EQ(request.prompt_logprobs, 1);
+
+    TokenEvent first, second, other, token;
+    for (TokenEvent* event : {&first, &second, &other, &token}) {
+      event->id = request.id;
+    }
+    first.prompt_logprobs = {{-1.5f, {{8, -0.5f}}}};
+    second.prompt_logprobs = {{-2.5f, {{9, -0.25f}}}};
+    other.completion = 1;
+    for (TokenEvent* event : {&other, &token}) {
+      event->tokens = {12};
+      event->logprobs = {-1};
+      event->finish = FinishReason::kStopToken;
+    }
+    link_->Publish({first});
+    if (complete) link_->Publish({second});
+    link_->Publish({other, token});
+    std::vector<float> logprobs;
+    std::vector<int32_t> top_ids;
+    bool tokens_came = false;
+    v1::GenerateEvent event;
+    while (stream->Read(&event)) {
+      tokens_came = tokens_came || event.has_delta();
+      if (!event.has_prompt_logprobs()) continue;
+      EXPECT_FALSE(tokens_came);
+      const v1::PromptLogprobs& prompt = event.prompt_logprobs();
+      EXPECT_EQ(prompt.start_index(), 1 + static_cast<int>(logprobs.size()));
+      for (const float p : prompt.logprobs()) logprobs.push_back(p);
+      for (const v1::TopLogprobs& top : prompt.top_logprobs()) {
+        top_ids.push_back(top.token_ids(0));
+      }
+    }
+    const grpc::Status status = stream->Finish();
+    if (complete) {
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      EXPECT_THAT(logprobs, ElementsAre(-1.5f, -2.5f));
+      EXPECT_THAT(top_ids, ElementsAre(8, 9));
+    } else {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+      EXPECT_THAT(status.error_message(),
+                  HasSubstr("1 prompt_logprobs for the 2 tokens"));
+    }
+  }
+}
+
 // Three choices: one ends, one is stopped by the coordinator, one fails all
 // that is left.
 TEST_F(CoordinatorLinkTest, KeepsChoicesApart) {
@@ -361,6 +417,7 @@ TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
   const GenerationRequest request = sink_.WaitForRequest(0);
   EXPECT_EQ(request.sampling.repetition_penalty, 1);
   EXPECT_EQ(request.top_logprobs, 0);
+  EXPECT_FALSE(request.prompt_logprobs.has_value());
   EXPECT_EQ(request.num_completions, 1);
   EXPECT_EQ(request.sampling.presence_penalty, 0);
   EXPECT_EQ(request.sampling.frequency_penalty, 0);

@@ -146,7 +146,8 @@ TEST(RequestLimitsTest, RangesHoldAtTheirEnds) {
         Case{"presence_penalty", -2, 2, -2.001, 2.001},
         Case{"frequency_penalty", -2, 2, -2.001, 2.001},
         Case{"min_tokens", 0, 1 << 30, -1, (1 << 30) + 1.0},
-        Case{"choices", 1, 16, 0, 17}, Case{"top_logprobs", 0, 20, -1, 21}}) {
+        Case{"choices", 1, 16, 0, 17}, Case{"top_logprobs", 0, 20, -1, 21},
+        Case{"prompt_logprobs", 0, 20, -1, 21}}) {
     for (const double good : {c.good_low, c.good_high}) {
       v1::GenerateRequest request;
       Set(c.name, good, &request);
@@ -174,7 +175,7 @@ TEST(RequestLimitsTest, EveryNumericOptionHasARange) {
                google::protobuf::FieldDescriptor::CPPTYPE_INT64 ||
            field->cpp_type() ==
                google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE);
-      if (!numeric || field->name() == "prompt_logprobs") continue;
+      if (!numeric) continue;
       int rows = 0;
       for (const OptionLimit& limit : OptionLimits()) {
         if (limit.name == field->name()) ++rows;
@@ -212,10 +213,16 @@ TEST(RequestLimitsTest, NanIsInNoRange) {
   EXPECT_THAT(Error(request), HasSubstr("temperature = nan"));
 }
 
-TEST(RequestLimitsTest, RefusesWhatIsNotImplementedByName) {
-  v1::GenerateRequest logprobs;
-  logprobs.mutable_output()->set_prompt_logprobs(0);
-  EXPECT_THAT(Error(logprobs), HasSubstr("prompt_logprobs"));
+TEST(RequestLimitsTest, PromptLogprobsAreAskedForByPresence) {
+  v1::GenerateRequest request;
+  v1::Accepted accepted;
+  EXPECT_FALSE(ReadOptions(request, Model())->prompt_logprobs.has_value());
+  EchoOptions(*ReadOptions(request, Model()), &accepted);
+  EXPECT_FALSE(accepted.output().has_prompt_logprobs());
+  request.mutable_output()->set_prompt_logprobs(0);
+  EXPECT_EQ(ReadOptions(request, Model())->prompt_logprobs, 0);
+  EchoOptions(*ReadOptions(request, Model()), &accepted);
+  EXPECT_TRUE(accepted.output().has_prompt_logprobs());
 }
 
 TEST(RequestLimitsTest, MinTokensIsAtMostMaxTokens) {

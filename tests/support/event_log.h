@@ -20,6 +20,7 @@ struct Completion {
   std::vector<int32_t> tokens;
   std::vector<float> logprobs;
   std::vector<std::vector<IdLogprob>> top_logprobs;
+  std::vector<PromptLogprob> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;
   int64_t next_index = -1;  // of the next event; -1: none has come
@@ -46,6 +47,10 @@ class EventLog final : public EventSink {
       completion.top_logprobs.insert(completion.top_logprobs.end(),
                                      event.top_logprobs.begin(),
                                      event.top_logprobs.end());
+      RING_CHECK(event.prompt_logprobs.empty() || completion.tokens.empty());
+      completion.prompt_logprobs.insert(completion.prompt_logprobs.end(),
+                                        event.prompt_logprobs.begin(),
+                                        event.prompt_logprobs.end());
       completion.finish = event.finish;
       if (!event.error.ok()) errors_[event.id] = event.error;
     }

@@ -233,6 +233,28 @@ TEST(SamplerTest, LogprobIsTheLogSoftmaxOfTheRawLogits) {
   }
 }
 
+TEST(SamplerTest, GivenTokensAreScored) {
+  constexpr int kVocab = 301;
+  const std::vector<float> logits = RandomLogits(kVocab, 4);
+  std::vector<SamplingRow> rows(4);
+  rows[0].given = 0;
+  rows[1].given = 200;
+  rows[2].given = kVocab - 1;
+  rows[3].temperature = 1;  // and one that is drawn
+  const std::vector<std::vector<float>> all(rows.size(), logits);
+  for (const std::vector<int>& cuts :
+       {std::vector<int>{0, kVocab}, {0, 7, 200, kVocab}}) {
+    const Outcome o = SampleSliced(all, rows, cuts, kVocab);
+    EXPECT_EQ(o.gathers, 2);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (IsGiven(rows[r])) {
+        EXPECT_EQ(o.ids[r], rows[r].given);
+      }
+      EXPECT_NEAR(o.tokens[r].logprob, LogSoftmax(logits, o.ids[r]), 1e-5);
+    }
+  }
+}
+
 TEST(SamplerTest, NothingHappensWithoutRows) {
   EXPECT_EQ(SampleWhole({}, {}).gathers, 0);
 }

@@ -497,6 +497,107 @@ INSTANTIATE_TEST_SUITE_P(Meshes, CompletionsTest,
                                          MeshCase{2, 2}, MeshCase{1, 2, true}),
                          [](const auto& info) { return NameOf(info.param); });
 
+// Whose own logits a test can tell: of seed 0, run one after the other.
+GenerationRequest ScoredRequest(int prompt_tokens, int top) {
+  std::mt19937 random(prompt_tokens);
+  GenerationRequest request;
+  for (int i = 0; i < prompt_tokens; ++i) {
+    request.prompt.push_back(static_cast<int32_t>(random() % kTokenIds));
+  }
+  request.max_new_tokens = 12;
+  request.logprobs = true;
+  request.prompt_logprobs = top;
+  return request;
+}
+
+class PromptLogprobsTest : public SamplingOptionsTest {};
+
+TEST_P(PromptLogprobsTest, AreThoseOfTheRawLogits) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  LogitsLog log;
+  MiniGroup::Options options = GroupOptions(GetParam());
+  options.on_ready = [&log](int, const Mesh& mesh, Engine* engine) {
+    log.Watch(mesh, engine);
+  };
+  auto group = MiniGroup::Start(options);
+  ASSERT_TRUE(group.ok()) << group.status();
+  std::vector<GenerationRequest> requests;
+  std::vector<Completion> alone;
+  for (const auto& [tokens, top] :
+       {std::pair(1, 3), {2, 0}, {64, 20}, {65, 3}, {200, 5}}) {
+    const GenerationRequest request = ScoredRequest(tokens, top);
+    const Completion completion = (*group)->Run(request);
+    EXPECT_TRUE(completion.error.ok()) << completion.error;
+    ASSERT_EQ(completion.prompt_logprobs.size(), request.prompt.size() - 1);
+    for (size_t i = 1; i < request.prompt.size(); ++i) {
+      const PromptLogprob& token = completion.prompt_logprobs[i - 1];
+      const std::vector<float> raw = log.Of(0, static_cast<int64_t>(i));
+      EXPECT_NEAR(token.logprob, LogSoftmax(raw, request.prompt[i]), 1e-4) << i;
+      ExpectLikeliest(token.top, top, raw);
+    }
+    EXPECT_EQ(completion.tokens.size(), 12u);
+    requests.push_back(request);
+    alone.push_back(completion);
+  }
+  // All at once, and others that are not scored.
+  std::vector<uint64_t> ids;
+  for (const GenerationRequest& request : requests) {
+    ids.push_back((*group)->Submit(request));
+    GenerationRequest other = request;
+    other.prompt_logprobs.reset();
+    other.sampling.temperature = 1;
+    other.sampling.top_p = 0.5f;
+    other.sampling.presence_penalty = 1;
+    (*group)->Submit(other);
+  }
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const Completion completion = (*group)->Wait(ids[r]);
+    EXPECT_EQ(completion.tokens, alone[r].tokens);
+    ASSERT_EQ(completion.prompt_logprobs.size(),
+              alone[r].prompt_logprobs.size());
+    for (size_t i = 0; i < completion.prompt_logprobs.size(); ++i) {
+      EXPECT_NEAR(completion.prompt_logprobs[i].logprob,
+                  alone[r].prompt_logprobs[i].logprob, 1e-3);
+    }
+  }
+}
+
+// Tokens have the log probabilities with which they were generated.
+TEST_P(PromptLogprobsTest, OfACompletionAreItsLogprobs) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  auto group = MiniGroup::Start(GroupOptions(GetParam()));
+  ASSERT_TRUE(group.ok()) << group.status();
+  GenerationRequest request = ScoredRequest(50, 2);
+  request.max_new_tokens = 100;
+  request.top_logprobs = 2;
+  request.sampling.temperature = 1;
+  const Completion first = (*group)->Run(request);
+  GenerationRequest whole = request;
+  whole.prompt.insert(whole.prompt.end(), first.tokens.begin(),
+                      first.tokens.end());
+  whole.max_new_tokens = 1;
+  whole.num_completions = 3;  // told once
+  const uint64_t id = (*group)->Submit(whole);
+  const Completion second = (*group)->Wait(id);
+  ASSERT_EQ(second.prompt_logprobs.size(), 149u);
+  for (size_t i = 0; i < 100; ++i) {
+    EXPECT_NEAR(second.prompt_logprobs[49 + i].logprob, first.logprobs[i], 1e-3)
+        << i;
+    EXPECT_NEAR(second.prompt_logprobs[49 + i].top[0].logprob,
+                first.top_logprobs[i][0].logprob, 1e-3);
+  }
+  EXPECT_TRUE((*group)->Wait(id, 1).prompt_logprobs.empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Meshes, PromptLogprobsTest,
+                         testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
+                                         MeshCase{2, 2}, MeshCase{1, 2, true}),
+                         [](const auto& info) { return NameOf(info.param); });
+
 using Recordings = std::map<int64_t, std::vector<std::string>>;
 
 // Notes the ops of steps that a device may record, by the recording's number.

@@ -85,6 +85,12 @@ class FakeGroup {
     }
     v1::StepResult result;
     for (const v1::Sample& sample : plan.samples()) {
+      if (sample.has_given()) {
+        EXPECT_EQ(sample.sequence(), -1);
+        EXPECT_LT(sample.row(), rows);
+        result.add_samples()->set_token(sample.given());
+        continue;
+      }
       EXPECT_EQ(sample.row(), last_row.at(sample.sequence()));
       EXPECT_EQ(sample.position(), length_[sample.sequence()]);
       v1::SampleResult* const drawn = result.add_samples();
@@ -569,6 +575,67 @@ TEST(CompletionsTest, LimitsAreThoseOfAllTogether) {
     }
   }
   EXPECT_EQ(tokens, 2 * (5 * 64 - 130));
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(PromptLogprobsTest, AreThoseOfFewRowsAStep) {
+  Scheduler::Options options = SmallOptions();
+  options.max_batch_tokens = 512;
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  GenerationRequest scored = Request(1, 150, 2);
+  scored.prompt_logprobs = 4;
+  ASSERT_TRUE(scheduler.Submit(scored).ok());
+  scored.id = 2;
+  ASSERT_TRUE(scheduler.Submit(scored).ok());
+  ASSERT_TRUE(scheduler.Submit(Request(3, 150, 2)).ok());
+  std::map<uint64_t, int> scores;
+  std::map<uint64_t, int> tokens;
+  std::vector<int> most;
+  v1::BatchPlan plan;
+  while (scheduler.HasWork() && scheduler.NextPlan(&plan)) {
+    int given = 0;
+    for (const v1::Sample& sample : plan.groups(0).samples()) {
+      if (!sample.has_given()) continue;
+      ++given;
+      EXPECT_EQ(sample.num_top(), 4);
+      EXPECT_EQ(sample.given(), sample.position() % 100);
+    }
+    most.push_back(given);
+    scheduler.Commit({group.Run(plan.groups(0))});
+    for (const TokenEvent& event : scheduler.TakeEvents()) {
+      if (!event.prompt_logprobs.empty()) {
+        EXPECT_EQ(tokens[event.id], 0) << "the prompt comes first";
+        EXPECT_TRUE(event.tokens.empty());
+      }
+      scores[event.id] += static_cast<int>(event.prompt_logprobs.size());
+      tokens[event.id] += static_cast<int>(event.tokens.size());
+    }
+  }
+  // The oldest first; the last row of a prompt is drawn from, not scored.
+  EXPECT_THAT(most, ElementsAre(64, 64, 21, 64, 64, 21, 0));
+  EXPECT_THAT(scores, ElementsAre(testing::Pair(1, 149), testing::Pair(2, 149),
+                                  testing::Pair(3, 0)));
+  EXPECT_THAT(tokens, ElementsAre(testing::Pair(1, 2), testing::Pair(2, 2),
+                                  testing::Pair(3, 2)));
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(PromptLogprobsTest, RowsThatAreNotNumbersEndTheRequest) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  GenerationRequest request = Request(1, 3, 5);
+  request.prompt_logprobs = 0;
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  v1::StepResult result;
+  for (const int token : {1, -1, 5}) result.add_samples()->set_token(token);
+  scheduler.Commit({result});
+  const std::vector<TokenEvent> events = scheduler.TakeEvents();
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_THAT(std::string(events[1].error.message()),
+              HasSubstr("position 2 are not numbers"));
   ExpectAllFree(scheduler, options);
 }
 

@@ -30,6 +30,7 @@ struct SequenceState {
   // New tokens, in order, as far as results are in.
   int64_t num_committed = 0;
   int64_t num_sampled = 0;  // samples planned; >= num_committed
+  int64_t num_scored = 0;   // tokens of the prompt, results of which are in
   // Samples after which the sequence ends with `limit_reason`.
   int64_t max_samples = 0;
   FinishReason limit_reason = FinishReason::kLength;
