@@ -58,13 +58,21 @@ absl::Status Dispatcher::CheckAdmission(const Request& request) {
         " tokens, prompt and completion together (--kv-tokens, "
         "--max-context)"));
   }
+  const int64_t most = router_.MaxSequences();
+  if (request.choices() > most) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "choices = ", request.choices(), ", but the worker groups run at most ",
+        most, " sequences at once (--max-sequences)"));
+  }
   if (table_.FindByName(request.name()) != nullptr) {
     return absl::AlreadyExistsError(
         absl::StrCat("request_id ", request.name(), " is live already"));
   }
-  const bool runs_now =
-      table_.waiting() == 0 &&
-      router_.Pick(request.least_tokens(), request.most_tokens()).has_value();
+  const bool runs_now = table_.waiting() == 0 &&
+                        router_
+                            .Pick(request.least_tokens(), request.most_tokens(),
+                                  request.choices())
+                            .has_value();
   if (!runs_now && table_.waiting() >= options_.max_queued) {
     return QueueIsFull();
   }
@@ -92,12 +100,12 @@ absl::Status Dispatcher::QueueIsFull() {
 void Dispatcher::Pump() {
   while (RequestTable::Entry* entry = table_.FirstWaiting()) {
     const Request& request = *entry->request;
-    const std::optional<int64_t> group =
-        router_.Pick(request.least_tokens(), request.most_tokens());
+    const std::optional<int64_t> group = router_.Pick(
+        request.least_tokens(), request.most_tokens(), request.choices());
     if (!group.has_value()) return;
     entry->assigned_at = steady_clock::now();
     table_.AssignFirst(*group);
-    router_.Assign(*group, request.most_tokens());
+    router_.Assign(*group, request.most_tokens(), request.choices());
     v1::ToWorker message;
     *message.mutable_submit() =
         entry->request->MakeSubmit(router_.Find(*group)->info.epoch);
@@ -133,11 +141,13 @@ void Dispatcher::Fail(uint64_t id, const absl::Status& why) {
   request->Fail(why);
 }
 
-void Dispatcher::SendCancel(int64_t group, uint64_t id) {
+void Dispatcher::SendCancel(int64_t group, uint64_t id,
+                            std::optional<int> choice) {
   const auto link = links_.find(group);
   if (link == links_.end()) return;
   v1::ToWorker message;
   message.mutable_cancel()->set_id(id);
+  if (choice.has_value()) message.mutable_cancel()->set_choice(*choice);
   link->second->Send(std::move(message));
 }
 
@@ -147,7 +157,8 @@ void Dispatcher::Forget(uint64_t id) {
   if (entry->group != 0) {
     retry_estimate_.OnEnd(steady_clock::now() - entry->assigned_at);
   }
-  router_.Release(entry->group, entry->request->most_tokens());
+  router_.Release(entry->group, entry->request->most_tokens(),
+                  entry->request->choices());
   table_.Erase(id);
   if (table_.size() == 0) idle_.NotifyAll();
 }
@@ -212,8 +223,12 @@ void Dispatcher::Remove(int64_t group, const std::string& why) {
 
 void Dispatcher::FailStranded() {
   const int64_t longest = router_.MaxSequenceTokens();
+  const int64_t most = router_.MaxSequences();
   for (const uint64_t id : table_.OfGroup(0)) {
-    if (table_.Find(id)->request->least_tokens() <= longest) continue;
+    const Request& request = *table_.Find(id)->request;
+    if (request.least_tokens() <= longest && request.choices() <= most) {
+      continue;
+    }
     Fail(id, absl::UnavailableError(
                  "the last worker group that could run this request was "
                  "lost: send it again when ring status shows one"));
@@ -257,8 +272,13 @@ void Dispatcher::OnTokens(int64_t group, const v1::TokenEvents& events) {
   // Text is made outside of the lock: requests of other groups go on.
   for (const Work& item : work) {
     const Request::Outcome outcome = item.request->OnTokens(*item.tokens);
-    if (outcome != Request::Outcome::kLive)
+    if (outcome == Request::Outcome::kLive) continue;
+    if (outcome == Request::Outcome::kChoiceStopped) {
+      MutexLock lock(&mutex_);
+      SendCancel(group, item.request->id(), item.tokens->choice());
+    } else {
       End(group, outcome, item.request.get());
+    }
   }
 }
 

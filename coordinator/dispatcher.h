@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -103,7 +104,9 @@ class Dispatcher {
   // Takes a request out of all books. The request itself is not told.
   void Forget(uint64_t id) REQUIRES(mutex_);
   void Fail(uint64_t id, const absl::Status& why) REQUIRES(mutex_);
-  void SendCancel(int64_t group, uint64_t id) REQUIRES(mutex_);
+  // Without a choice: all of the request.
+  void SendCancel(int64_t group, uint64_t id,
+                  std::optional<int> choice = std::nullopt) REQUIRES(mutex_);
   void Remove(int64_t group, const std::string& why) REQUIRES(mutex_);
   // Fails the waiting requests that no group that is left can hold.
   void FailStranded() REQUIRES(mutex_);

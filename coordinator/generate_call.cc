@@ -23,6 +23,7 @@ constexpr int64_t kBytesOfAnEvent = 256;
 void Merge(const v1::TokenDelta& from, v1::TokenDelta* to) {
   to->mutable_token_ids()->MergeFrom(from.token_ids());
   to->mutable_logprobs()->MergeFrom(from.logprobs());
+  to->mutable_top_logprobs()->MergeFrom(from.top_logprobs());
   to->mutable_text()->append(from.text());
   to->mutable_reasoning()->append(from.reasoning());
 }
@@ -73,11 +74,12 @@ bool GenerateCall::Send(v1::GenerateEvent event) {
   if (broken_) return true;  // OnCancel ends the request
   WaitingEvent* const last = waiting_.empty() ? nullptr : &waiting_.back();
   const bool merges =
-      event.has_delta() && last != nullptr && last->event.has_delta();
+      event.has_delta() && last != nullptr && last->event.has_delta() &&
+      last->event.delta().choice() == event.delta().choice();
   const int64_t bytes = static_cast<int64_t>(event.ByteSizeLong()) +
                         (merges ? 0 : kBytesOfAnEvent);
-  // The end of a completion is the last event and is never refused.
-  if (event.has_delta() && waiting_bytes_ + bytes > kMaxWaitingBytes) {
+  // The end of a completion is never refused.
+  if (!event.has_finished() && waiting_bytes_ + bytes > kMaxWaitingBytes) {
     overflowed_ = true;
     return false;
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,8 +32,11 @@ class Request {
   enum class Outcome {
     kLive,
     kFinished,  // the group ended it
-    kStopped,   // complete here (stop string): the group must cancel it
-    kFailed,    // ended here with an error: the group must cancel it
+    // A choice is complete here (stop string): the group must cancel it, the
+    // request goes on.
+    kChoiceStopped,
+    kStopped,  // the last one, complete here: the group must cancel the request
+    kFailed,   // ended here with an error: the group must cancel it
   };
 
   struct Args {
@@ -55,8 +59,11 @@ class Request {
   }
   // The client's max_tokens; 0: what fits.
   int64_t asked_tokens() const { return args_.options.max_tokens; }
-  // Prompt and the longest completion.
-  int64_t most_tokens() const { return prompt_tokens() + max_tokens_; }
+  int choices() const { return args_.options.choices; }
+  // Prompt and the longest completions.
+  int64_t most_tokens() const {
+    return prompt_tokens() + choices() * max_tokens_;
+  }
   // What a group must be able to hold: the prompt and the completion that the
   // client asks for, or else one token.
   int64_t least_tokens() const {
@@ -71,7 +78,7 @@ class Request {
 
   // Takes the next tokens of the group. Tokens that contradict what came
   // before (a gap, an unknown id) end the request with INTERNAL. Without
-  // effect once it has ended. After any other outcome than kLive, call
+  // effect once it has ended. After kFinished, kStopped and kFailed, call
   // Conclude.
   Outcome OnTokens(const v1::RequestTokens& tokens);
 
@@ -83,13 +90,36 @@ class Request {
   void Fail(const absl::Status& status);
 
  private:
+  // One completion.
+  struct Choice {
+    Choice(int index, const Args& args)
+        : index(index),
+          text(args.model, args.options, args.prompt.starts_in_thinking) {}
+
+    const int index;
+    bool ended = false;  // takes no more tokens
+    std::vector<int32_t> generated;
+    CompletionText text;
+    int64_t reasoning_tokens = 0;
+    SteadyTime first_token_at;
+    SteadyTime last_token_at;
+    int64_t group_queue_us = 0;
+    int64_t prefill_us = 0;
+  };
+
   absl::Status Check(const v1::RequestTokens& tokens) const REQUIRES(mutex_);
-  // Adds tokens up to the end or a stop string to the completion and *delta.
-  void AppendTokens(const v1::RequestTokens& tokens, v1::TokenDelta* delta)
+  absl::Status CheckPrompt(const v1::RequestTokens& tokens) const
       REQUIRES(mutex_);
-  v1::FinishReason Reason(v1::GroupFinish finish) const REQUIRES(mutex_);
+  // False: the client does not read.
+  bool SendPrompt(const v1::PromptLogprobs& prompt) REQUIRES(mutex_);
+  Outcome FailSlowClient() REQUIRES(mutex_);
+  // Adds tokens up to the end or a stop string to the completion and *delta.
+  void AppendTokens(const v1::RequestTokens& tokens, Choice* choice,
+                    v1::TokenDelta* delta) REQUIRES(mutex_);
+  v1::FinishReason Reason(const Choice& choice, v1::GroupFinish finish) const;
   // The last event of a completion.
-  v1::GenerateEvent MakeFinished(v1::FinishReason reason) const
+  v1::GenerateEvent MakeFinished(const Choice& choice,
+                                 v1::FinishReason reason) const
       REQUIRES(mutex_);
 
   const Args args_;
@@ -98,17 +128,13 @@ class Request {
   Mutex mutex_;
   bool ended_ GUARDED_BY(mutex_) = false;   // takes no more tokens
   bool closed_ GUARDED_BY(mutex_) = false;  // the client knows it
-  // How it ended: an error, or the last event.
+  // How it ended: an error, or the last event of the last choice.
   absl::Status error_ GUARDED_BY(mutex_);
   v1::GenerateEvent finished_ GUARDED_BY(mutex_);
-  std::vector<int32_t> generated_ GUARDED_BY(mutex_);
-  CompletionText text_ GUARDED_BY(mutex_);
-  int64_t reasoning_tokens_ GUARDED_BY(mutex_) = 0;
+  int64_t scored_ GUARDED_BY(mutex_) = 0;  // prompt_logprobs sent
+  std::deque<Choice> choices_ GUARDED_BY(mutex_);
+  int live_choices_ GUARDED_BY(mutex_);
   SteadyTime submitted_at_ GUARDED_BY(mutex_);
-  SteadyTime first_token_at_ GUARDED_BY(mutex_);
-  SteadyTime last_token_at_ GUARDED_BY(mutex_);
-  int64_t group_queue_us_ GUARDED_BY(mutex_) = 0;
-  int64_t prefill_us_ GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace ring

@@ -28,8 +28,9 @@ constexpr OptionLimit kOptionLimits[] = {
     {"frequency_penalty", -2, 2},
     {"max_tokens", 1, 1 << 30},
     {"min_tokens", 0, 1 << 30},
-    {"choices", 1, 1, false, /*unsupported=*/true},
-    {"top_logprobs", 0, 0, false, true},
+    {"choices", 1, 16},
+    {"top_logprobs", 0, 20},
+    {"prompt_logprobs", 0, 20},
 };
 
 // The value of a singular numeric field; nothing for other kinds.
@@ -61,11 +62,6 @@ absl::Status CheckRange(const OptionLimit& limit, double value) {
   const bool above =
       limit.min_excluded ? value > limit.min : value >= limit.min;
   if (above && value <= limit.max) return absl::OkStatus();  // false for NaN
-  if (limit.unsupported) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(limit.name, " = ", Text(value), " is not supported: only ",
-                     Text(limit.min), " is"));
-  }
   return absl::InvalidArgumentError(
       absl::StrCat(limit.name, " = ", Text(value), " is not in ",
                    limit.min_excluded ? "(" : "[", Text(limit.min), ", ",
@@ -83,13 +79,6 @@ absl::Status CheckRanges(const Message& options) {
       if (limit.name != field->name()) continue;
       RING_RETURN_IF_ERROR(CheckRange(limit, *value));
     }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CheckUnsupported(const v1::GenerateRequest& request) {
-  if (request.output().has_prompt_logprobs()) {
-    return absl::InvalidArgumentError("prompt_logprobs is not supported");
   }
   return absl::OkStatus();
 }
@@ -185,7 +174,6 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
                                            const ServedModel& model) {
   RING_RETURN_IF_ERROR(CheckAllFieldsKnown(request));
   RING_RETURN_IF_ERROR(CheckRequestId(request.request_id()));
-  RING_RETURN_IF_ERROR(CheckUnsupported(request));
   RING_RETURN_IF_ERROR(CheckRanges(request.sampling()));
   RING_RETURN_IF_ERROR(CheckRanges(request.stopping()));
   RING_RETURN_IF_ERROR(CheckRanges(request.output()));
@@ -219,7 +207,12 @@ absl::StatusOr<RequestOptions> ReadOptions(const v1::GenerateRequest& request,
                                 stopping.stop_token_ids().end());
 
   const v1::Output& output = request.output();
+  options.choices = output.has_choices() ? output.choices() : 1;
   options.logprobs = output.logprobs();
+  options.top_logprobs = output.top_logprobs();
+  if (output.has_prompt_logprobs()) {
+    options.prompt_logprobs = output.prompt_logprobs();
+  }
   options.special_tokens = output.special_tokens();
   options.split_reasoning =
       !output.has_split_reasoning() || output.split_reasoning();
@@ -251,9 +244,12 @@ void EchoOptions(const RequestOptions& options, v1::Accepted* accepted) {
   stopping->set_min_tokens(options.min_tokens);
 
   v1::Output* output = accepted->mutable_output();
-  output->set_choices(1);
+  output->set_choices(options.choices);
   output->set_logprobs(options.logprobs);
-  output->set_top_logprobs(0);
+  output->set_top_logprobs(options.top_logprobs);
+  if (options.prompt_logprobs.has_value()) {
+    output->set_prompt_logprobs(*options.prompt_logprobs);
+  }
   output->set_special_tokens(options.special_tokens);
   output->set_split_reasoning(options.split_reasoning);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,6 @@ struct OptionLimit {
   double min;
   double max;
   bool min_excluded = false;
-  // The option is known but not implemented: only `min` (= `max`) is taken.
-  bool unsupported = false;
 };
 
 // Every numeric field of Sampling, Stopping and Output that has a range.
@@ -52,7 +51,10 @@ struct RequestOptions {
   bool ignore_eos = false;
   std::vector<std::string> stop_strings;
   std::vector<int32_t> stop_token_ids;
+  int32_t choices = 1;
   bool logprobs = false;
+  int32_t top_logprobs = 0;
+  std::optional<int32_t> prompt_logprobs;  // none: not reported
   bool special_tokens = false;
   bool split_reasoning = true;
 };

@@ -45,14 +45,27 @@ int64_t Router::MaxSequenceTokens() const {
   return longest;
 }
 
-std::optional<int64_t> Router::Pick(int64_t least, int64_t tokens) const {
+int64_t Router::MaxSequences() const {
+  int64_t most = 0;
+  for (const auto& [id, group] : groups_) {
+    if (!group.draining) most = std::max(most, group.info.max_sequences);
+  }
+  return most;
+}
+
+std::optional<int64_t> Router::Pick(int64_t least, int64_t tokens,
+                                    int sequences) const {
   std::optional<int64_t> best;
   int64_t best_free = 0;
   for (const auto& [id, group] : groups_) {
     if (group.draining) continue;
-    if (group.assigned_requests >= group.capacity_sequences()) continue;
+    // The scheduler keeps them in one data-parallel group.
+    if (sequences > group.info.max_sequences) continue;
+    if (group.assigned_sequences + sequences > group.capacity_sequences()) {
+      continue;
+    }
     if (least > group.max_sequence_tokens()) continue;
-    if (group.promise(tokens) > group.free_tokens()) continue;
+    if (group.promise(tokens, sequences) > group.free_tokens()) continue;
     if (best.has_value() && group.free_tokens() <= best_free) continue;
     best = id;
     best_free = group.free_tokens();
@@ -60,18 +73,20 @@ std::optional<int64_t> Router::Pick(int64_t least, int64_t tokens) const {
   return best;
 }
 
-void Router::Assign(int64_t group, int64_t tokens) {
+void Router::Assign(int64_t group, int64_t tokens, int sequences) {
   Group* const found = Find(group);
   if (found == nullptr) return;
   ++found->assigned_requests;
-  found->assigned_tokens += found->promise(tokens);
+  found->assigned_sequences += sequences;
+  found->assigned_tokens += found->promise(tokens, sequences);
 }
 
-void Router::Release(int64_t group, int64_t tokens) {
+void Router::Release(int64_t group, int64_t tokens, int sequences) {
   Group* const found = Find(group);
   if (found == nullptr) return;
   --found->assigned_requests;
-  found->assigned_tokens -= found->promise(tokens);
+  found->assigned_sequences -= sequences;
+  found->assigned_tokens -= found->promise(tokens, sequences);
 }
 
 }  // namespace ring

@@ -50,16 +50,18 @@ class Router {
     std::chrono::steady_clock::time_point joined_at;
     bool draining = false;  // takes nothing new
     int64_t assigned_requests = 0;
-    int64_t assigned_tokens = 0;  // that the requests may grow to
+    int64_t assigned_sequences = 0;  // of them
+    int64_t assigned_tokens = 0;     // that the requests may grow to
 
     int64_t capacity_sequences() const { return info.dp * info.max_sequences; }
     int64_t capacity_tokens() const { return info.dp * info.kv_tokens; }
     int64_t free_tokens() const { return capacity_tokens() - assigned_tokens; }
     // Longest sequence, prompt and completion, that fits at all.
     int64_t max_sequence_tokens() const;
-    // What a request that may grow to `tokens` is promised here.
-    int64_t promise(int64_t tokens) const {
-      return std::min(tokens, max_sequence_tokens());
+    // What a request whose sequences may grow to `tokens` is promised here.
+    int64_t promise(int64_t tokens, int sequences) const {
+      return std::min(
+          tokens, std::min(info.kv_tokens, sequences * info.context_length));
     }
   };
 
@@ -76,16 +78,20 @@ class Router {
   bool Serving() const;
   // The longest sequence that some serving group can hold; 0: none serves.
   int64_t MaxSequenceTokens() const;
+  // The most sequences that one request can have in some serving group.
+  int64_t MaxSequences() const;
 
-  // The group that should take a request now that needs room for `least`
-  // tokens, prompt and completion, and may grow to `tokens`; nothing when none
+  // The group that should take a request now for so many completions, each of
+  // which needs room for `least` tokens, prompt and completion, and which may
+  // all together grow to `tokens`, the prompt counted once; nothing when none
   // has.
-  std::optional<int64_t> Pick(int64_t least, int64_t tokens) const;
+  std::optional<int64_t> Pick(int64_t least, int64_t tokens,
+                              int sequences = 1) const;
 
   // Accounts for a request given to a group, and for its end, with the same
-  // `tokens` as in Pick. Unknown groups are ignored: they may have left.
-  void Assign(int64_t group, int64_t tokens);
-  void Release(int64_t group, int64_t tokens);
+  // numbers as in Pick. Unknown groups are ignored: they may have left.
+  void Assign(int64_t group, int64_t tokens, int sequences = 1);
+  void Release(int64_t group, int64_t tokens, int sequences = 1);
 
  private:
   std::map<int64_t, Group> groups_;

@@ -24,6 +24,7 @@ struct LinearArgs;
 struct LocalExpertsArgs;
 struct LogitStatsArgs;
 struct MergeStatsArgs;
+struct MergeTopLogitsArgs;
 struct MoeRoutingArgs;
 struct NarrowThresholdArgs;
 struct PackCopiesArgs;
@@ -35,6 +36,7 @@ struct ResidualNormArgs;
 struct RopeTableArgs;
 struct ScatterIntsArgs;
 struct ThresholdHistogramArgs;
+struct TopLogitsArgs;
 
 // Device memory. Freed with its backend still alive.
 class DeviceBuffer {
@@ -137,6 +139,8 @@ class Backend {
   virtual void NarrowThreshold(const NarrowThresholdArgs& args) = 0;
   virtual void DrawTokens(const DrawTokensArgs& args) = 0;
   virtual void FinishTokens(const FinishTokensArgs& args) = 0;
+  virtual void TopLogits(const TopLogitsArgs& args) = 0;
+  virtual void MergeTopLogits(const MergeTopLogitsArgs& args) = 0;
 };
 
 }  // namespace ring

@@ -20,6 +20,7 @@
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/sampling/top_logits.h"
 #include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
 #include "kernels/weights/random_weights.h"
@@ -173,6 +174,12 @@ class CpuBackend final : public Backend {
   }
   void FinishTokens(const FinishTokensArgs& args) override {
     cpu::FinishTokens(args, &pool_);
+  }
+  void TopLogits(const TopLogitsArgs& args) override {
+    cpu::TopLogits(args, &pool_);
+  }
+  void MergeTopLogits(const MergeTopLogitsArgs& args) override {
+    cpu::MergeTopLogits(args, &pool_);
   }
 
  private:

@@ -22,6 +22,7 @@
 #include "kernels/rope/rope.h"
 #include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/sampling/top_logits.h"
 #include "kernels/token_copies/token_copies.h"
 #include "kernels/weights/block_quantize.h"
 #include "kernels/weights/random_weights.h"
@@ -322,6 +323,12 @@ class CudaBackend final : public Backend {
   }
   void FinishTokens(const FinishTokensArgs& args) override {
     cuda::FinishTokens(args, stream());
+  }
+  void TopLogits(const TopLogitsArgs& args) override {
+    cuda::TopLogits(args, stream());
+  }
+  void MergeTopLogits(const MergeTopLogitsArgs& args) override {
+    cuda::MergeTopLogits(args, stream());
   }
 
  private:

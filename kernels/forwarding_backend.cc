@@ -77,5 +77,11 @@ void ForwardingBackend::DrawTokens(const DrawTokensArgs& args) {
 void ForwardingBackend::FinishTokens(const FinishTokensArgs& args) {
   Op("FinishTokens", [&] { inner_->FinishTokens(args); });
 }
+void ForwardingBackend::TopLogits(const TopLogitsArgs& args) {
+  Op("TopLogits", [&] { inner_->TopLogits(args); });
+}
+void ForwardingBackend::MergeTopLogits(const MergeTopLogitsArgs& args) {
+  Op("MergeTopLogits", [&] { inner_->MergeTopLogits(args); });
+}
 
 }  // namespace ring

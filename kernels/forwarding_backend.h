@@ -82,6 +82,8 @@ class ForwardingBackend : public Backend {
   void NarrowThreshold(const NarrowThresholdArgs& args) override;
   void DrawTokens(const DrawTokensArgs& args) override;
   void FinishTokens(const FinishTokensArgs& args) override;
+  void TopLogits(const TopLogitsArgs& args) override;
+  void MergeTopLogits(const MergeTopLogitsArgs& args) override;
 
  protected:
   // Runs one op, whose method is called `name`.

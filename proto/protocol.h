@@ -4,7 +4,7 @@
 namespace ring {
 
 // Of Hello and Welcome: raised when cluster.proto changes its meaning.
-inline constexpr int kProtocolVersion = 2;
+inline constexpr int kProtocolVersion = 3;
 
 // Largest message in either direction.
 inline constexpr int kMaxMessageBytes = 64 << 20;

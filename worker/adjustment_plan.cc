@@ -31,6 +31,11 @@ int NumEdits(const GenerationRequest& request, bool keep_ends_out) {
   return static_cast<int>(edits);
 }
 
+bool IsAdjusted(const GenerationRequest& request) {
+  return UsesCounts(PenaltiesOf(request.sampling)) ||
+         NumEdits(request, request.min_new_tokens > 0) > 0;
+}
+
 void AddEdit(int32_t id, float bias, v1::AdjustmentStart* start) {
   start->add_edit_ids(id);
   start->add_edit_biases(bias);
@@ -49,20 +54,26 @@ absl::Status CheckAdjustments(const GenerationRequest& request) {
 
 void StartAdjustments(const SequenceState& sequence, v1::GroupPlan* plan) {
   const GenerationRequest& request = sequence.request;
-  const bool counts = UsesCounts(PenaltiesOf(request.sampling));
-  const bool keep_ends_out = request.min_new_tokens > 0;
-  if (!counts && NumEdits(request, keep_ends_out) == 0) return;
+  if (!IsAdjusted(request)) return;
   v1::AdjustmentStart* const start = plan->add_adjustment_starts();
   start->set_sequence(sequence.slot);
-  start->set_counts(counts);
+  start->set_counts(UsesCounts(PenaltiesOf(request.sampling)));
   for (const LogitBias& bias : request.sampling.logit_bias) {
     AddEdit(bias.id, bias.bias, start);
   }
-  if (!keep_ends_out) return;
+  if (request.min_new_tokens == 0) return;
   for (const int32_t id : request.eos_token_ids) AddEdit(id, -kInfinity, start);
   for (const int32_t id : request.stop_token_ids) {
     AddEdit(id, -kInfinity, start);
   }
+}
+
+void CopyAdjustments(const SequenceState& from, const SequenceState& to,
+                     v1::GroupPlan* plan) {
+  if (!IsAdjusted(from.request)) return;
+  v1::CacheCopy* const copy = plan->add_adjustment_copies();
+  copy->set_from(from.slot);
+  copy->set_to(to.slot);
 }
 
 void CountSegment(const SequenceState& sequence, v1::Segment* segment) {

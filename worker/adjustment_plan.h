@@ -23,6 +23,11 @@ absl::Status CheckAdjustments(const GenerationRequest& request);
 // its first segment.
 void StartAdjustments(const SequenceState& sequence, v1::GroupPlan* plan);
 
+// Gives `to`, another completion of the same request, what the ranks keep of
+// `from` when its known tokens are counted.
+void CopyAdjustments(const SequenceState& from, const SequenceState& to,
+                     v1::GroupPlan* plan);
+
 // Marks a segment of known tokens to be counted, if the sequence has penalties.
 void CountSegment(const SequenceState& sequence, v1::Segment* segment);
 

@@ -88,6 +88,13 @@ v1::GroupFinish ToWire(FinishReason reason) {
   return v1::GROUP_FINISH_NONE;
 }
 
+void AddTop(const std::vector<IdLogprob>& top, v1::TopLogprobs* to) {
+  for (const IdLogprob& entry : top) {
+    to->add_token_ids(entry.id);
+    to->add_logprobs(entry.logprob);
+  }
+}
+
 GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
                            int num_token_ids) {
   GenerationRequest request;
@@ -107,6 +114,7 @@ GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
   for (const v1::SubmitLogitBias& bias : submit.logit_bias()) {
     request.sampling.logit_bias.push_back({bias.token_id(), bias.bias()});
   }
+  request.num_completions = submit.choices();
   request.max_new_tokens = static_cast<int>(submit.max_tokens());
   request.min_new_tokens = static_cast<int>(submit.min_tokens());
   request.eos_token_ids.assign(submit.eos_token_ids().begin(),
@@ -115,6 +123,10 @@ GenerationRequest FromWire(const v1::Submit& submit, uint64_t id,
                                 submit.stop_token_ids().end());
   request.num_token_ids = num_token_ids;
   request.logprobs = submit.logprobs();
+  request.top_logprobs = submit.top_logprobs();
+  if (submit.has_prompt_logprobs()) {
+    request.prompt_logprobs = submit.prompt_logprobs();
+  }
   if (submit.has_timeout_us()) {
     request.deadline =
         steady_clock::now() + std::chrono::microseconds(submit.timeout_us());
@@ -239,7 +251,7 @@ class CoordinatorLink::Impl {
       MutexLock lock(&mutex_);
       stream_ = nullptr;
       engine_ids_.clear();
-      wire_ids_.clear();
+      live_.clear();
       news_.clear();
       failed_.clear();
     }
@@ -253,7 +265,7 @@ class CoordinatorLink::Impl {
         Submit(message.submit());
         return;
       case v1::ToWorker::kCancel:
-        Cancel(message.cancel().id());
+        Cancel(message.cancel());
         return;
       case v1::ToWorker::kDrain:
         sink_->Drain();
@@ -271,7 +283,10 @@ class CoordinatorLink::Impl {
     {
       MutexLock lock(&mutex_);
       engine_ids_[submit.id()] = id;
-      wire_ids_[id] = submit.id();
+      live_[id] = {
+          submit.id(),
+          std::vector<bool>(std::clamp(submit.choices(), 1, kMaxCompletions)),
+          submit.prompt_logprobs() > 0};
     }
     const absl::Status status =
         sink_->Submit(FromWire(submit, id, num_token_ids_));
@@ -282,16 +297,26 @@ class CoordinatorLink::Impl {
     Publish(std::move(events));
   }
 
-  void Cancel(uint64_t wire_id) {
+  void Cancel(const v1::Cancel& cancel) {
     uint64_t id = 0;
     {
       MutexLock lock(&mutex_);
-      const auto it = engine_ids_.find(wire_id);
+      const auto it = engine_ids_.find(cancel.id());
       if (it == engine_ids_.end()) return;  // has ended
       id = it->second;
-      Forget(id);
+      if (cancel.has_choice()) {
+        const auto choices = static_cast<int>(live_.at(id).ended.size());
+        if (cancel.choice() < 0 || cancel.choice() >= choices) return;
+        EndCompletion(id, cancel.choice());
+      } else {
+        Forget(id);
+      }
     }
-    sink_->Cancel(id);
+    if (cancel.has_choice()) {
+      sink_->CancelCompletion(id, cancel.choice());
+    } else {
+      sink_->Cancel(id);
+    }
   }
 
   bool Stopping() {
@@ -311,18 +336,25 @@ class CoordinatorLink::Impl {
 
   // Merges an event into what the writer sends next.
   void Add(TokenEvent event) REQUIRES(mutex_) {
-    const auto wire = wire_ids_.find(event.id);
-    if (wire == wire_ids_.end()) return;  // cancelled, or of another stream
-    const uint64_t wire_id = wire->second;
-    if (!event.tokens.empty() || event.finish != FinishReason::kNone) {
-      v1::RequestTokens& news = news_[wire_id];
+    const auto live = live_.find(event.id);
+    if (live == live_.end()) return;  // cancelled, or of another stream
+    if (live->second.ended[event.completion]) return;  // cancelled
+    const uint64_t wire_id = live->second.wire_id;
+    if (!event.tokens.empty() || !event.prompt_logprobs.empty() ||
+        event.finish != FinishReason::kNone) {
+      v1::RequestTokens& news = news_[{wire_id, event.completion}];
       if (news.id() == 0) {
         news.set_id(wire_id);
+        news.set_choice(event.completion);
         news.set_start_index(event.start_index);
       }
       news.mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
       news.mutable_logprobs()->Add(event.logprobs.begin(),
                                    event.logprobs.end());
+      for (const std::vector<IdLogprob>& top : event.top_logprobs) {
+        AddTop(top, news.add_top_logprobs());
+      }
+      AddPrompt(event, &live->second, &news);
       news.set_finish(ToWire(event.finish));
       news.set_queue_us(std::max(news.queue_us(), event.queue_us));
       news.set_prefill_us(std::max(news.prefill_us(), event.prefill_us));
@@ -333,16 +365,47 @@ class CoordinatorLink::Impl {
       failed.set_code(static_cast<int>(event.error.code()));
       failed.set_message(std::string(event.error.message()));
     }
-    if (!event.error.ok() || event.finish != FinishReason::kNone) {
+    if (!event.error.ok()) {
       Forget(event.id);
+    } else if (event.finish != FinishReason::kNone) {
+      EndCompletion(event.id, event.completion);
+    }
+  }
+
+  struct Live {
+    uint64_t wire_id = 0;
+    std::vector<bool> ended;     // by completion
+    bool top_of_prompt = false;  // likeliest ids of the prompt are asked for
+    int64_t scored = 0;          // tokens of the prompt that came
+  };
+
+  // The prompt's tokens in an event, if there are any.
+  static void AddPrompt(const TokenEvent& event, Live* live,
+                        v1::RequestTokens* news) {
+    if (event.prompt_logprobs.empty()) return;
+    v1::PromptLogprobs* const prompt = news->mutable_prompt_logprobs();
+    if (prompt->start_index() == 0) prompt->set_start_index(1 + live->scored);
+    for (const PromptLogprob& token : event.prompt_logprobs) {
+      prompt->add_logprobs(token.logprob);
+      if (live->top_of_prompt) AddTop(token.top, prompt->add_top_logprobs());
+    }
+    live->scored += static_cast<int64_t>(event.prompt_logprobs.size());
+  }
+
+  // The request is forgotten with its last completion.
+  void EndCompletion(uint64_t id, int completion) REQUIRES(mutex_) {
+    std::vector<bool>& ended = live_.at(id).ended;
+    ended[completion] = true;
+    if (std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) {
+      Forget(id);
     }
   }
 
   void Forget(uint64_t id) REQUIRES(mutex_) {
-    const auto it = wire_ids_.find(id);
-    if (it == wire_ids_.end()) return;
-    engine_ids_.erase(it->second);
-    wire_ids_.erase(it);
+    const auto it = live_.find(id);
+    if (it == live_.end()) return;
+    engine_ids_.erase(it->second.wire_id);
+    live_.erase(it);
   }
 
   bool HasNews() const REQUIRES(mutex_) {
@@ -376,10 +439,18 @@ class CoordinatorLink::Impl {
 
   std::vector<v1::FromWorker> TakeNews() REQUIRES(mutex_) {
     std::vector<v1::FromWorker> messages;
-    if (!news_.empty()) {
-      v1::TokenEvents* tokens = messages.emplace_back().mutable_tokens();
-      for (auto& [id, news] : news_) *tokens->add_requests() = std::move(news);
-      news_.clear();
+    v1::TokenEvents tokens;
+    for (auto& [key, news] : news_) {
+      // Before all tokens; in a message of its own, which is as large as the
+      // prompt makes it.
+      v1::TokenEvents* const to = news.has_prompt_logprobs()
+                                      ? messages.emplace_back().mutable_tokens()
+                                      : &tokens;
+      *to->add_requests() = std::move(news);
+    }
+    news_.clear();
+    if (tokens.requests_size() > 0) {
+      *messages.emplace_back().mutable_tokens() = std::move(tokens);
     }
     for (v1::RequestFailed& failed : failed_) {
       *messages.emplace_back().mutable_failed() = std::move(failed);
@@ -415,9 +486,10 @@ class CoordinatorLink::Impl {
   bool writing_ GUARDED_BY(mutex_) = false;
   // Live requests of this stream, by the number of either side.
   absl::flat_hash_map<uint64_t, uint64_t> engine_ids_ GUARDED_BY(mutex_);
-  absl::flat_hash_map<uint64_t, uint64_t> wire_ids_ GUARDED_BY(mutex_);
-  // What the writer sends next.
-  absl::flat_hash_map<uint64_t, v1::RequestTokens> news_ GUARDED_BY(mutex_);
+  absl::flat_hash_map<uint64_t, Live> live_ GUARDED_BY(mutex_);
+  // What the writer sends next, by the coordinator's number and completion.
+  absl::flat_hash_map<std::pair<uint64_t, int>, v1::RequestTokens> news_
+      GUARDED_BY(mutex_);
   std::vector<v1::RequestFailed> failed_ GUARDED_BY(mutex_);
   std::optional<LoadReport> load_ GUARDED_BY(mutex_);
 

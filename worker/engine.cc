@@ -35,8 +35,9 @@ int64_t RecordingOf(int64_t rows, const Sampler::DrawArgs& draw) {
   const Sampler::Mode& mode = draw.mode;
   const int64_t flags = int64_t{mode.random} | int64_t{mode.top_k} << 1 |
                         int64_t{mode.top_p} << 2 | int64_t{mode.adjust} << 3 |
-                        int64_t{draw.num_rows > 0} << 4;
-  return int64_t{draw.num_token_ids} << 32 | rows << 5 | flags;
+                        int64_t{mode.report} << 4 |
+                        int64_t{draw.num_rows > 0} << 5;
+  return int64_t{draw.num_token_ids} << 32 | rows << 6 | flags;
 }
 
 }  // namespace
@@ -58,7 +59,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
       backend->Allocate(options.max_sequences * max_pages * kInt));
   PlanBuffer::Limits plan;
   // Decode-only steps may be padded.
-  const int64_t max_samples = DecodeBucket(options.max_sequences);
+  const int64_t max_decodes = DecodeBucket(options.max_sequences);
+  const int64_t max_samples = max_decodes + kMaxScoredRows;
   plan.max_rows = options.max_batch_tokens;
   plan.max_samples = max_samples;
   plan.max_pages = max_pages;
@@ -66,7 +68,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
   plan.stream_all_rows = options.deterministic;
   plan.page_table = static_cast<int32_t*>(engine->page_table_->data());
   RING_ASSIGN_OR_RETURN(engine->plan_, PlanBuffer::Create(plan, backend));
-  plan.max_rows = max_samples;
+  plan.max_rows = max_decodes;
+  plan.max_samples = max_decodes;
   RING_ASSIGN_OR_RETURN(engine->decode_plan_,
                         PlanBuffer::Create(plan, backend));
   HybridModel::Parts model_parts;
@@ -83,7 +86,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const Parts& parts,
   RING_ASSIGN_OR_RETURN(
       engine->model_,
       HybridModel::Create(model_parts,
-                          {std::max(options.max_batch_tokens, max_samples),
+                          {std::max(options.max_batch_tokens, max_decodes),
                            max_samples, options.activation_dtype}));
   Sampler::Options sampling;
   sampling.max_rows = max_samples;
@@ -116,14 +119,11 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
                   replicated ? plan.padded_rows() : RowsOf(group)));
 
   parts_.progress->EnterStep(plan.step(), inputs.rows);
-  for (const v1::CacheCopy& copy : group.state_copies()) {
-    cache_->CopySlot(copy.from(), copy.to());
-  }
-  for (const v1::CacheCopy& copy : group.page_copies()) {
-    cache_->CopyPage(copy.from(), copy.to());
-  }
   StartAdjustments(group);
   CountKnownTokens(group, inputs);
+  for (const v1::CacheCopy& copy : group.adjustment_copies()) {
+    sampler_->CopySequence(copy.from(), copy.to());
+  }
 
   auto* const last_tokens = static_cast<int32_t*>(last_tokens_->data());
   Sampler::DrawArgs draw;
@@ -144,12 +144,22 @@ absl::Status Engine::Enqueue(const v1::BatchPlan& plan) {
     parts_.backend->ScatterInts(
         {inputs.sample_sequences, draw.ids, inputs.num_samples, last_tokens});
   });
+  for (const v1::CacheCopy& copy : group.state_copies()) {
+    cache_->CopySlot(copy.from(), copy.to());
+  }
+  for (const v1::CacheCopy& copy : group.page_copies()) {
+    cache_->CopyPage(copy.from(), copy.to());
+  }
   if (observer_) observer_(plan, model_->logits());
 
   in_flight_.emplace_back();
   SentStep& sent = in_flight_.back();
   sent.tokens.resize(group.samples_size());
   sampler_->Read(absl::MakeSpan(sent.tokens));
+  if (draw.mode.report) {
+    sent.top.resize(sent.tokens.size() * kMaxTopLogits);
+    sampler_->ReadTop(absl::MakeSpan(sent.top));
+  }
   sent.done = parts_.backend->Mark();
   return absl::OkStatus();
 }
@@ -188,10 +198,17 @@ v1::StepResult Engine::Collect() {
   const SentStep& sent = in_flight_.front();
   parts_.backend->WaitUntil(sent.done);
   v1::StepResult result;
-  for (const SampledToken& token : sent.tokens) {
+  for (size_t i = 0; i < sent.tokens.size(); ++i) {
     v1::SampleResult* const drawn = result.add_samples();
-    drawn->set_token(token.id);
-    drawn->set_logprob(token.logprob);
+    drawn->set_token(sent.tokens[i].id);
+    drawn->set_logprob(sent.tokens[i].logprob);
+    if (sent.top.empty()) continue;
+    for (size_t k = 0; k < kMaxTopLogits; ++k) {
+      const TopLogit& top = sent.top[i * kMaxTopLogits + k];
+      if (top.id < 0) break;
+      drawn->add_top_ids(top.id);
+      drawn->add_top_logprobs(top.value);
+    }
   }
   in_flight_.pop_front();
   return result;

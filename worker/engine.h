@@ -85,6 +85,8 @@ class Engine {
   // A queued step: where its tokens arrive, and when.
   struct SentStep {
     std::vector<SampledToken> tokens;
+    // [samples, kMaxTopLogits] or empty.
+    std::vector<TopLogit> top;
     int64_t done = 0;  // mark of the backend
   };
 

@@ -79,6 +79,8 @@ class CountingBackend final : public Backend {
   void NarrowThreshold(const NarrowThresholdArgs&) override { Refuse(); }
   void DrawTokens(const DrawTokensArgs&) override { Refuse(); }
   void FinishTokens(const FinishTokensArgs&) override { Refuse(); }
+  void TopLogits(const TopLogitsArgs&) override { Refuse(); }
+  void MergeTopLogits(const MergeTopLogitsArgs&) override { Refuse(); }
 
  private:
   static void Refuse() {

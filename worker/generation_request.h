@@ -32,7 +32,17 @@ struct Sampling {
   std::vector<LogitBias> logit_bias = {};  // no id twice
 };
 
-// One sequence to generate.
+// Completions of one prompt in one request.
+inline constexpr int kMaxCompletions = 16;
+
+// Of completion `index` of a request: its random numbers are those of a request
+// for one completion with this seed.
+constexpr uint64_t SeedOfCompletion(uint64_t seed, int index) {
+  // 2^64 / golden ratio, odd: no two indices share a seed.
+  return seed + uint64_t{0x9E3779B97F4A7C15} * static_cast<uint64_t>(index);
+}
+
+// One prompt to complete.
 struct GenerationRequest {
   uint64_t id = 0;              // unique in the life of this process
   std::vector<int32_t> prompt;  // not empty
@@ -41,17 +51,23 @@ struct GenerationRequest {
   // are [0, generated.size()), and they count against max_new_tokens.
   std::vector<int32_t> generated;
   Sampling sampling;
+  // Completions to draw, each with the seed of its index; [1, kMaxCompletions].
+  // More than 1 only without `generated`.
+  int num_completions = 1;
   int max_new_tokens = 0;  // >= 1, `generated` included
   // As many tokens come, `generated` included, before an id of the lists below
   // can be drawn.
   int min_new_tokens = 0;
-  // Ids that end the sequence; the id itself is part of the completion. An id
+  // Ids that end a completion; the id itself is part of the completion. An id
   // in both lists counts as end of sequence.
   std::vector<int32_t> eos_token_ids;   // FinishReason::kEos
   std::vector<int32_t> stop_token_ids;  // FinishReason::kStopToken
   // Ids >= num_token_ids are padding of the embedding: never sampled.
   int num_token_ids = 0;
   bool logprobs = false;  // report the log probability of each token
+  int top_logprobs = 0;   // and of so many likeliest ids, [0, 20]
+  // The same of the prompt's tokens after the first, before the first token.
+  std::optional<int> prompt_logprobs;
   // The request is dropped (DEADLINE_EXCEEDED) when this has passed.
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
@@ -65,13 +81,33 @@ enum class FinishReason : uint8_t {
   kContextFull,  // the context, or a sequence's share of the cache, is full
 };
 
-// News about one request. Events of a request come in order; the last one has
-// `finish` or `error` set, and no event follows it.
+// One id in a row's distribution.
+struct IdLogprob {
+  int32_t id = 0;
+  float logprob = 0;  // natural log, before temperature, filters, adjustments
+};
+
+// A token of the prompt, given those before it.
+struct PromptLogprob {
+  float logprob = 0;
+  std::vector<IdLogprob> top;  // the likeliest ids there, in descending order
+};
+
+// News about one completion. Events of a completion come in order; the last one
+// has `finish` set, and no event follows it. An `error` is that of the whole
+// request: no event follows for any of its completions.
 struct TokenEvent {
   uint64_t id = 0;
+  int completion = 0;           // [0, num_completions)
   int64_t start_index = 0;      // index in the completion of tokens[0]
   std::vector<int32_t> tokens;  // may be empty in a last event
   std::vector<float> logprobs;  // natural log; as long as tokens, or empty
+  // The likeliest ids of each token's row, in descending order. As long as
+  // tokens, or empty.
+  std::vector<std::vector<IdLogprob>> top_logprobs;
+  // Of completion 0, in events without tokens before all others: the prompt's
+  // next tokens, the first event beginning with token 1.
+  std::vector<PromptLogprob> prompt_logprobs;
   FinishReason finish = FinishReason::kNone;
   absl::Status error;  // not OK: the request ended without a completion
   // Set in the event that has the first new token.

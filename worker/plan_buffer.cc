@@ -41,6 +41,8 @@ SamplingRow SamplingRowOf(const v1::Sample& sample) {
   row.min_p = sample.min_p();
   row.seed = sample.seed();
   row.position = sample.position();
+  row.num_top = sample.num_top();
+  if (sample.has_given()) row.given = sample.given();
   return row;
 }
 
@@ -77,8 +79,9 @@ PlanBuffer::PlanBuffer(const Limits& limits, Backend* backend)
   sample_sequences_ = Reserve(samples);
   sampling_ = Reserve(samples * IntsOf<SamplingRow>());
   adjustments_ = Reserve(samples * IntsOf<LogitAdjustment>());
-  // A row can open one page, and a sequence that comes back can bring all.
-  const int64_t entries = rows + limits.max_pages;
+  // A row can open one page, for one sequence of each sample too where several
+  // begin with the same prompt; and a sequence that comes back can bring all.
+  const int64_t entries = rows + samples + limits.max_pages;
   page_index_ = Reserve(entries);
   page_values_ = Reserve(entries);
   row_valid_ = Reserve(rows * limits.data_parallel);

@@ -1,4 +1,4 @@
-// How many rows a data-parallel group has in a step.
+// How many rows a data-parallel group has in a step, and of what kind.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,10 @@
 #include "ring/v1/plan.pb.h"
 
 namespace ring {
+
+// Rows of one step whose next token is known and scored. The memory for their
+// logits is there besides that for a row of every sequence.
+inline constexpr int64_t kMaxScoredRows = 64;
 
 // The tokens of all segments, padding not among them.
 inline int64_t RowsOf(const v1::GroupPlan& plan) {

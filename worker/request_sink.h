@@ -27,6 +27,9 @@ class RequestSink {
   // that was on its way.
   virtual void Cancel(uint64_t id) = 0;
 
+  // The same for one completion, whose first token has come; ignored before.
+  virtual void CancelCompletion(uint64_t id, int completion) = 0;
+
   // Cancels every request: the coordinator is gone.
   virtual void CancelAll() = 0;
 

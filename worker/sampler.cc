@@ -13,6 +13,7 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Create(const Options& options,
   const int64_t rows = options.max_rows;
   const int64_t part_bytes =
       rows * std::max<int64_t>({sizeof(RowStats), sizeof(TokenDraw),
+                                kMaxTopLogits * sizeof(TopLogit),
                                 kThresholdBins * sizeof(uint64_t)});
   std::unique_ptr<Sampler> sampler(new Sampler(options, backend, tp));
   RING_ASSIGN_OR_RETURN(sampler->part_, backend->Allocate(part_bytes));
@@ -24,6 +25,8 @@ absl::StatusOr<std::unique_ptr<Sampler>> Sampler::Create(const Options& options,
                         backend->Allocate(2 * rows * sizeof(Threshold)));
   RING_ASSIGN_OR_RETURN(sampler->tokens_,
                         backend->Allocate(rows * sizeof(SampledToken)));
+  RING_ASSIGN_OR_RETURN(sampler->top_, backend->Allocate(rows * kMaxTopLogits *
+                                                         sizeof(TopLogit)));
   RING_ASSIGN_OR_RETURN(
       sampler->adjusted_,
       backend->Allocate(rows * options.local_vocab * sizeof(float)));
@@ -44,6 +47,7 @@ Sampler::Mode Sampler::ModeOf(absl::Span<const SamplingRow> rows) {
     mode.random = mode.random || !IsGreedy(row);
     mode.top_k = mode.top_k || UsesTopK(row);
     mode.top_p = mode.top_p || UsesTopP(row);
+    mode.report = mode.report || row.num_top > 0;
   }
   return mode;
 }
@@ -64,6 +68,17 @@ void Sampler::StartSequence(int32_t sequence, bool counts,
       static_cast<LogitEdit*>(edits_->data()) + first,
       host_edits_.data() + first,
       static_cast<int64_t>(edits.size() * sizeof(LogitEdit)));
+}
+
+void Sampler::CopySequence(int32_t from, int32_t to) {
+  RING_CHECK_LT(std::max(from, to), options_.max_sequences);
+  const int64_t cols = options_.local_vocab;
+  auto* const occurrences = static_cast<Occurrences*>(occurrences_->data());
+  backend_->Copy(occurrences + to * cols, occurrences + from * cols,
+                 cols * static_cast<int64_t>(sizeof(Occurrences)));
+  auto* const edits = static_cast<LogitEdit*>(edits_->data());
+  backend_->Copy(edits + to * kMaxLogitEdits, edits + from * kMaxLogitEdits,
+                 kMaxLogitEdits * static_cast<int64_t>(sizeof(LogitEdit)));
 }
 
 void Sampler::Count(const int32_t* tokens, const int32_t* sequences,
@@ -104,6 +119,7 @@ void Sampler::Draw(const DrawArgs& args) {
   backend_->MergeStats({static_cast<const RowStats*>(gathered_->data()),
                         tp_->size(), num_stats, stats, thresholds});
 
+  if (args.mode.report) RankLogits(args, raw_stats);
   if (args.mode.top_k) Narrow(slice, args.rows, ThresholdKind::kTopK);
   if (args.mode.top_p) Narrow(slice, args.rows, ThresholdKind::kTopP);
   if (args.mode.random) {
@@ -123,6 +139,23 @@ void Sampler::Read(absl::Span<SampledToken> tokens) {
   backend_->CopyToHost(
       tokens.data(), tokens_->data(),
       static_cast<int64_t>(tokens.size() * sizeof(SampledToken)));
+}
+
+void Sampler::ReadTop(absl::Span<TopLogit> top) {
+  backend_->CopyToHost(top.data(), top_->data(),
+                       static_cast<int64_t>(top.size() * sizeof(TopLogit)));
+}
+
+void Sampler::RankLogits(const DrawArgs& args, const RowStats* raw_stats) {
+  const int64_t n = args.num_rows;
+  const LogitsSlice raw = {args.logits, n, options_.local_vocab,
+                           options_.vocab_begin, args.num_token_ids};
+  auto* const part = static_cast<TopLogit*>(part_->data());
+  backend_->TopLogits({raw, args.rows, part});
+  tp_->AllGather(part, gathered_->data(), n * kMaxTopLogits * sizeof(TopLogit));
+  backend_->MergeTopLogits({static_cast<const TopLogit*>(gathered_->data()),
+                            tp_->size(), n, args.rows, raw_stats,
+                            static_cast<TopLogit*>(top_->data())});
 }
 
 void Sampler::Narrow(const LogitsSlice& slice, const SamplingRow* rows,

@@ -10,6 +10,7 @@
 #include "kernels/backend.h"
 #include "kernels/sampling/logit_adjustment.h"
 #include "kernels/sampling/sampling.h"
+#include "kernels/sampling/top_logits.h"
 #include "parallel/communicator.h"
 
 namespace ring {
@@ -25,7 +26,8 @@ namespace ring {
 //
 // All ranks of `tp` call Draw with the same rows. The collectives it makes
 // depend on the mode alone: 1 gather if all rows are greedy, else 2, and 4
-// more for top-k and for top-p each if any row uses it; none without rows.
+// more for top-k and for top-p each if any row uses it, 1 for the likeliest ids
+// if any row reports them; none without rows.
 // Confined to the engine thread.
 class Sampler {
  public:
@@ -47,6 +49,7 @@ class Sampler {
     bool random = false;  // some row is not greedy
     bool top_k = false;   // some row uses it
     bool top_p = false;
+    bool report = false;  // some row reports its likeliest ids
     bool adjust = false;  // some row has an adjustment
     bool operator==(const Mode&) const = default;
   };
@@ -58,6 +61,8 @@ class Sampler {
   // At most kMaxLogitEdits. No step that is in flight may read the old ones.
   void StartSequence(int32_t sequence, bool counts,
                      absl::Span<const LogitEdit> edits);
+  // Queues the beginning of `to` as a copy of `from`: its counts and edits.
+  void CopySequence(int32_t from, int32_t to);
   // Queues the counting of tokens that were given, not drawn: `count` ids and
   // their sequences, on the device.
   void Count(const int32_t* tokens, const int32_t* sequences, int64_t count,
@@ -81,11 +86,16 @@ class Sampler {
   // host; there after Backend::Synchronize. Id -1 marks a row whose logits are
   // no numbers, which the engine answers for.
   void Read(absl::Span<SampledToken> tokens);
+  // The same for the likeliest ids of the rows, kMaxTopLogits entries each. Of
+  // no meaning unless the mode said `report`.
+  void ReadTop(absl::Span<TopLogit> top);
 
  private:
   Sampler(const Options& options, Backend* backend, Communicator* tp)
       : options_(options), backend_(backend), tp_(tp) {}
 
+  // Finds the likeliest ids of the rows that report them.
+  void RankLogits(const DrawArgs& args, const RowStats* raw_stats);
   // Finds the threshold of one filter in rounds of 8 key bits.
   void Narrow(const LogitsSlice& slice, const SamplingRow* rows,
               ThresholdKind kind);
@@ -101,6 +111,7 @@ class Sampler {
   std::unique_ptr<DeviceBuffer> stats_;       // RowStats [2, rows]
   std::unique_ptr<DeviceBuffer> thresholds_;  // Threshold [2, rows]
   std::unique_ptr<DeviceBuffer> tokens_;      // SampledToken [rows]
+  std::unique_ptr<DeviceBuffer> top_;         // TopLogit [rows, kMaxTopLogits]
 
   // Of sequences with adjustments.
   std::unique_ptr<DeviceBuffer> adjusted_;     // float [rows, local_vocab]

@@ -22,6 +22,26 @@ int64_t Microseconds(std::chrono::steady_clock::duration duration) {
       .count();
 }
 
+// The longest sequence if `count` of them, with the first `known` tokens in
+// common, are to fit so many pages.
+int64_t LongestOf(int64_t count, int64_t known, int64_t pages) {
+  const int64_t shared = known / kPageTokens;
+  return (shared + (pages - shared) / count) * kPageTokens;
+}
+
+// The last page of `sequence`.
+void AddPageEntry(const SequenceState& sequence, v1::GroupPlan* plan) {
+  v1::PageEntry* const entry = plan->add_page_entries();
+  entry->set_sequence(sequence.slot);
+  entry->set_index(static_cast<int32_t>(sequence.pages.size()) - 1);
+  entry->set_page(sequence.pages.back());
+}
+
+void SetCopy(int from, int to, v1::CacheCopy* copy) {
+  copy->set_from(from);
+  copy->set_to(to);
+}
+
 bool Contains(absl::Span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
@@ -36,12 +56,26 @@ bool OnlyDecodes(const v1::GroupPlan& group) {
          group.page_entries_size() <= group.segments_size();
 }
 
+std::vector<IdLogprob> TopOf(const v1::SampleResult& sample) {
+  std::vector<IdLogprob> top;
+  for (int i = 0; i < sample.top_ids_size(); ++i) {
+    top.push_back({sample.top_ids(i), sample.top_logprobs(i)});
+  }
+  return top;
+}
+
+// What came from another group has been reported there.
+bool IsScored(const GenerationRequest& request) {
+  return request.prompt_logprobs.has_value() && request.generated.empty();
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const Options& options) : options_(options) {
   RING_CHECK_GE(options.max_batch_tokens,
                 options.cache.num_slots + options.prompt_cut)
       << "a step must hold a row of every sequence and a piece of a prompt";
+  RING_CHECK_LE(options.prompt_cut, kMaxScoredRows);
   for (int i = 0; i < options.data_parallel; ++i) {
     groups_.emplace_back(options.cache);
   }
@@ -49,7 +83,7 @@ Scheduler::Scheduler(const Options& options) : options_(options) {
 
 Scheduler::~Scheduler() = default;
 
-int64_t Scheduler::PagesFor(int64_t tokens) const {
+int64_t Scheduler::PagesFor(int64_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
@@ -68,14 +102,29 @@ absl::Status Scheduler::FitLimits(SequenceState* sequence) const {
                      " leaves nothing to generate after ",
                      request.generated.size(), " tokens"));
   }
-  const int64_t cache_tokens = int64_t{options_.cache.num_pages} * kPageTokens;
-  const int64_t room = std::min(options_.max_context, cache_tokens) - known;
+  const int completions = request.num_completions;
+  if (completions < 1 ||
+      completions > std::min(kMaxCompletions, options_.cache.num_slots)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        completions, " completions of one prompt: not in [1, ", kMaxCompletions,
+        "], or more than the ", options_.cache.num_slots,
+        " sequences that a group runs at once (--max-sequences)"));
+  }
+  if (completions > 1 && !request.generated.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(completions, " completions cannot go on after the same ",
+                     request.generated.size(), " tokens"));
+  }
+  const int64_t longest =
+      LongestOf(completions, known, options_.cache.num_pages);
+  const int64_t room = std::min(options_.max_context, longest) - known;
   if (room < 1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "a prompt of ", known,
-        " tokens leaves no room to generate: the context"
-        " holds ",
-        options_.max_context, " tokens, the cache of a group ", cache_tokens));
+        "a prompt of ", known, " tokens leaves no room to generate ",
+        completions, completions == 1 ? " completion" : " completions",
+        ": the context holds ", options_.max_context,
+        " tokens, the cache of a group ",
+        int64_t{options_.cache.num_pages} * kPageTokens));
   }
   RING_RETURN_IF_ERROR(CheckAdjustments(request));
   sequence->max_samples = std::min(wanted, room);
@@ -109,7 +158,13 @@ absl::Status Scheduler::Submit(GenerationRequest request) {
 
 void Scheduler::Cancel(uint64_t id) {
   MutexLock lock(&mutex_);
-  inbox_.cancels.push_back(id);
+  inbox_.cancels.push_back({id, std::nullopt});
+  arrived_.NotifyOne();
+}
+
+void Scheduler::CancelCompletion(uint64_t id, int completion) {
+  MutexLock lock(&mutex_);
+  inbox_.cancels.push_back({id, completion});
   arrived_.NotifyOne();
 }
 
@@ -161,43 +216,56 @@ void Scheduler::TakeArrivals() {
   }
   if (inbox.cancel_all) {
     std::vector<SequenceState*> all;
-    for (auto& [id, sequence] : sequences_) all.push_back(sequence.get());
+    for (auto& [key, sequence] : sequences_) all.push_back(sequence.get());
     for (SequenceState* sequence : all) {
-      End(sequence, FinishReason::kNone, absl::OkStatus());
+      sequence->ended = true;
       ReleaseIfDone(sequence);
     }
     events_.clear();
   }
   for (SequencePtr& sequence : inbox.requests) {
     SequenceState* const added = sequence.get();
-    const auto [it, inserted] =
-        sequences_.emplace(added->request.id, std::move(sequence));
+    const auto [it, inserted] = sequences_.emplace(
+        std::pair(added->request.id, 0), std::move(sequence));
     RING_CHECK(inserted) << "request " << added->request.id << " exists";
     waiting_.push_back(added);
   }
-  for (const uint64_t id : inbox.cancels) {
-    const auto it = sequences_.find(id);
-    if (it == sequences_.end()) continue;
-    SequenceState* const sequence = it->second.get();
-    End(sequence, FinishReason::kNone, absl::OkStatus());
-    ReleaseIfDone(sequence);
+  for (const CancelOrder& cancel : inbox.cancels) {
+    for (SequenceState* sequence : CompletionsOf(cancel.id)) {
+      if (cancel.completion.has_value()) {
+        if (sequence->completion != *cancel.completion) continue;
+        // Before that the others depend on completion 0.
+        if (sequence->num_sampled == 0) continue;
+      }
+      sequence->ended = true;
+      ReleaseIfDone(sequence);
+    }
   }
+}
+
+std::vector<SequenceState*> Scheduler::CompletionsOf(uint64_t id) const {
+  std::vector<SequenceState*> completions;
+  for (auto it = sequences_.lower_bound({id, 0});
+       it != sequences_.end() && it->first.first == id; ++it) {
+    completions.push_back(it->second.get());
+  }
+  return completions;
 }
 
 void Scheduler::DropExpired() {
   const Clock::time_point now = Clock::now();
   std::vector<SequenceState*> expired;
-  for (auto& [id, sequence] : sequences_) {
+  for (auto& [key, sequence] : sequences_) {
     const auto& deadline = sequence->request.deadline;
     if (!sequence->ended && deadline.has_value() && *deadline <= now) {
       expired.push_back(sequence.get());
     }
   }
   for (SequenceState* sequence : expired) {
-    End(sequence, FinishReason::kNone,
-        absl::DeadlineExceededError("the request's deadline has passed"));
-    ReleaseIfDone(sequence);
+    Fail(sequence,
+         absl::DeadlineExceededError("the request's deadline has passed"));
   }
+  for (SequenceState* sequence : expired) ReleaseIfDone(sequence);
 }
 
 bool Scheduler::NextPlan(v1::BatchPlan* plan) {
@@ -230,8 +298,8 @@ bool Scheduler::NextPlan(v1::BatchPlan* plan) {
 int32_t Scheduler::NumTokenIds(const SentPlan& plan) {
   int32_t ids = std::numeric_limits<int32_t>::max();
   for (const SentPlan::Group& group : plan.groups) {
-    for (const SequenceState* sequence : group.samples) {
-      ids = std::min(ids, sequence->request.num_token_ids);
+    for (const SentPlan::Sample& sample : group.samples) {
+      ids = std::min(ids, sample.sequence->request.num_token_ids);
     }
   }
   return ids;
@@ -250,11 +318,15 @@ void Scheduler::PlanDecodes(Group* group, v1::GroupPlan* plan,
 
 void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
                             SentPlan::Group* sent, int64_t* budget) {
+  int64_t scored_budget = kMaxScoredRows;
   for (SequenceState* sequence : group->running) {
     if (*budget == 0) return;
     if (sequence->ended || sequence->prefilled()) continue;
+    if (sequence->completion > 0) continue;  // begins with another's prompt
     const int64_t left = sequence->num_known() - sequence->planned_rows;
+    const bool scored = IsScored(sequence->request);
     int64_t rows = std::min(left, *budget);
+    if (scored) rows = std::min(rows, scored_budget);
     if (rows < left) {
       const int64_t end = (sequence->planned_rows + rows) /
                           options_.prompt_cut * options_.prompt_cut;
@@ -264,43 +336,77 @@ void Scheduler::PlanPrompts(Group* group, v1::GroupPlan* plan,
     const int64_t first_row = options_.max_batch_tokens - *budget;
     AddSegment(group, sequence, rows, plan, sent);
     *budget -= rows;
+    if (scored) {
+      AddScores(sequence, sequence->planned_rows - rows, first_row, plan, sent);
+      scored_budget -= rows;
+    }
     if (sequence->prefilled()) {
       AddSample(sequence, first_row + rows - 1, plan, sent);
+      StartFollowers(group, sequence, first_row + rows - 1, plan, sent);
     }
   }
 }
 
-// Gives waiting requests a slot and pages while some group has room for the
+// Gives waiting requests slots and pages while some group has room for the
 // oldest one; nobody overtakes, so nobody starves.
 void Scheduler::Admit(absl::Span<const int64_t> budgets) {
   int admitted = 0;
   while (!waiting_.empty()) {
-    SequenceState* const sequence = waiting_.front();
-    const int64_t pages =
-        PagesFor(sequence->num_known() + sequence->max_samples);
-    int best = -1;
-    for (size_t g = 0; g < groups_.size(); ++g) {
-      const CacheAllocator& cache = groups_[g].cache;
-      if (cache.free_slots() == 0 || cache.unreserved_pages() < pages) continue;
-      if (budgets[g] == 0) continue;
-      if (best < 0 ||
-          cache.unreserved_pages() > groups_[best].cache.unreserved_pages()) {
-        best = static_cast<int>(g);
-      }
-    }
-    if (best < 0) break;
-    Group& group = groups_[best];
+    SequenceState* const first = waiting_.front();
+    const int completions = first->request.num_completions;
+    const int64_t pages = PagesFor(first->num_known() + first->max_samples);
+    // Without those that the prompt fills.
+    const int64_t own_pages = pages - first->num_known() / kPageTokens;
+    const int group =
+        PickGroup(completions, pages + (completions - 1) * own_pages, budgets);
+    if (group < 0) break;
     waiting_.pop_front();
-    sequence->group = best;
-    sequence->slot = group.cache.TakeSlot();
-    group.cache.ReservePages(static_cast<int>(pages));
-    sequence->reserved_pages = static_cast<int>(pages);
-    sequence->first_planned = Clock::now();
-    group.running.push_back(sequence);
     ++admitted;
+    for (int i = 1; i < completions; ++i) {
+      auto follower = std::make_unique<SequenceState>();
+      follower->request = first->request;
+      follower->request.sampling.seed =
+          SeedOfCompletion(first->request.sampling.seed, i);
+      follower->completion = i;
+      follower->known = first->known;
+      follower->max_samples = first->max_samples;
+      follower->limit_reason = first->limit_reason;
+      follower->submitted = first->submitted;
+      first->followers.push_back(follower.get());
+      sequences_.emplace(std::pair(first->request.id, i), std::move(follower));
+    }
+    Place(first, group, pages);
+    for (SequenceState* follower : first->followers) {
+      Place(follower, group, own_pages);
+    }
   }
   MutexLock lock(&mutex_);
   num_queued_ -= admitted;
+}
+
+// Of the groups with room and rows left the one with most free pages; -1: none.
+int Scheduler::PickGroup(int sequences, int64_t pages,
+                         absl::Span<const int64_t> budgets) const {
+  int best = -1;
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    const CacheAllocator& cache = groups_[g].cache;
+    if (cache.free_slots() < sequences) continue;
+    if (cache.unreserved_pages() < pages || budgets[g] == 0) continue;
+    if (best < 0 ||
+        cache.unreserved_pages() > groups_[best].cache.unreserved_pages()) {
+      best = static_cast<int>(g);
+    }
+  }
+  return best;
+}
+
+void Scheduler::Place(SequenceState* sequence, int group, int64_t pages) {
+  sequence->group = group;
+  sequence->slot = groups_[group].cache.TakeSlot();
+  groups_[group].cache.ReservePages(static_cast<int>(pages));
+  sequence->reserved_pages = static_cast<int>(pages);
+  sequence->first_planned = Clock::now();
+  groups_[group].running.push_back(sequence);
 }
 
 void Scheduler::AddSegment(Group* group, SequenceState* sequence, int64_t rows,
@@ -309,12 +415,16 @@ void Scheduler::AddSegment(Group* group, SequenceState* sequence, int64_t rows,
   if (begin == 0) StartAdjustments(*sequence, plan);
   while (static_cast<int64_t>(sequence->pages.size()) * kPageTokens <
          begin + rows) {
-    v1::PageEntry* const entry = plan->add_page_entries();
-    entry->set_sequence(sequence->slot);
-    entry->set_index(static_cast<int32_t>(sequence->pages.size()));
     sequence->pages.push_back(group->cache.TakePage());
     --sequence->reserved_pages;
-    entry->set_page(sequence->pages.back());
+    AddPageEntry(*sequence, plan);
+    const auto end = static_cast<int64_t>(sequence->pages.size()) * kPageTokens;
+    if (end > sequence->num_known()) continue;
+    for (SequenceState* follower : sequence->followers) {
+      group->cache.SharePage(sequence->pages.back());
+      follower->pages.push_back(sequence->pages.back());
+      AddPageEntry(*follower, plan);
+    }
   }
   v1::Segment* const segment = plan->add_segments();
   segment->set_sequence(sequence->slot);
@@ -343,9 +453,47 @@ void Scheduler::AddSample(SequenceState* sequence, int64_t row,
   sample->set_min_p(sampling.min_p);
   sample->set_seed(sampling.seed);
   sample->set_position(static_cast<int32_t>(sequence->planned_rows));
+  sample->set_num_top(sequence->request.top_logprobs);
   AdjustSample(*sequence, sample);
   ++sequence->num_sampled;
-  sent->samples.push_back(sequence);
+  sent->samples.push_back({sequence});
+}
+
+// The rows from position `begin` to the last one planned, of which `row` is the
+// first, tell how likely the prompt's next tokens are.
+void Scheduler::AddScores(SequenceState* sequence, int64_t begin, int64_t row,
+                          v1::GroupPlan* plan, SentPlan::Group* sent) {
+  const int64_t end =
+      std::min(sequence->planned_rows, sequence->num_known() - 1);
+  for (int64_t i = begin; i < end; ++i, ++row) {
+    v1::Sample* const sample = plan->add_samples();
+    sample->set_row(static_cast<int32_t>(row));
+    sample->set_sequence(-1);
+    sample->set_given(sequence->known[i + 1]);
+    sample->set_position(static_cast<int32_t>(i + 1));
+    sample->set_num_top(*sequence->request.prompt_logprobs);
+    sent->samples.push_back({sequence, /*given=*/true});
+  }
+}
+
+// The prompt of `first` ends in `row`: from there each completion goes its way.
+void Scheduler::StartFollowers(Group* group, SequenceState* first, int64_t row,
+                               v1::GroupPlan* plan, SentPlan::Group* sent) {
+  for (SequenceState* follower : std::exchange(first->followers, {})) {
+    SetCopy(first->slot, follower->slot, plan->add_state_copies());
+    if (first->num_known() % kPageTokens != 0) {
+      follower->pages.push_back(group->cache.TakePage());
+      --follower->reserved_pages;
+      AddPageEntry(*follower, plan);
+      SetCopy(first->pages.back(), follower->pages.back(),
+              plan->add_page_copies());
+    }
+    CopyAdjustments(*first, *follower, plan);
+    follower->planned_rows = first->planned_rows;
+    ++follower->plans_in_flight;
+    sent->rows.push_back(follower);
+    AddSample(follower, row, plan, sent);
+  }
 }
 
 void Scheduler::FillExchange(v1::BatchPlan* plan) const {
@@ -385,21 +533,40 @@ void Scheduler::Commit(absl::Span<const v1::StepResult> results) {
     for (SequenceState* sequence : group.rows) --sequence->plans_in_flight;
     for (size_t i = 0; i < group.samples.size(); ++i) {
       const v1::SampleResult& sample = results[g].samples(static_cast<int>(i));
-      if (group.samples[i]->ended) continue;  // a discarded step
-      CommitToken(group.samples[i], sample.token(), sample.logprob());
+      const auto [sequence, given] = group.samples[i];
+      if (sequence->ended) continue;  // a discarded step
+      given ? CommitScore(sequence, sample) : CommitToken(sequence, sample);
     }
     for (SequenceState* sequence : group.rows) ReleaseIfDone(sequence);
   }
 }
 
-void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
-                            float logprob) {
+void Scheduler::CommitScore(SequenceState* sequence,
+                            const v1::SampleResult& sample) {
+  if (sample.token() < 0) {
+    FailNotNumbers(sequence, 1 + sequence->num_scored);
+    return;
+  }
+  // One event for the scores of a step.
+  if (events_.empty() || events_.back().id != sequence->request.id ||
+      events_.back().prompt_logprobs.empty()) {
+    EventFor(sequence);
+  }
+  events_.back().prompt_logprobs.push_back({sample.logprob(), TopOf(sample)});
+  ++sequence->num_scored;
+}
+
+void Scheduler::FailNotNumbers(SequenceState* sequence, int64_t position) {
+  Fail(sequence,
+       absl::InternalError(absl::StrCat("the model's logits at position ",
+                                        position, " are not numbers")));
+}
+
+void Scheduler::CommitToken(SequenceState* sequence,
+                            const v1::SampleResult& sample) {
+  const int32_t token = sample.token();
   if (token < 0) {
-    End(sequence, FinishReason::kNone,
-        absl::InternalError(
-            absl::StrCat("the model's logits at position ",
-                         sequence->num_known() + sequence->num_committed,
-                         " are not numbers")));
+    FailNotNumbers(sequence, sequence->num_known() + sequence->num_committed);
     return;
   }
   const GenerationRequest& request = sequence->request;
@@ -410,14 +577,15 @@ void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
     event.prefill_us = Microseconds(Clock::now() - sequence->first_planned);
   }
   event.tokens.push_back(token);
-  if (request.logprobs) event.logprobs.push_back(logprob);
+  if (request.logprobs) event.logprobs.push_back(sample.logprob());
+  if (request.top_logprobs > 0) event.top_logprobs.push_back(TopOf(sample));
   ++sequence->num_committed;
   if (Contains(request.eos_token_ids, token)) {
-    End(sequence, FinishReason::kEos, absl::OkStatus());
+    Finish(sequence, FinishReason::kEos);
   } else if (Contains(request.stop_token_ids, token)) {
-    End(sequence, FinishReason::kStopToken, absl::OkStatus());
+    Finish(sequence, FinishReason::kStopToken);
   } else if (sequence->num_committed >= sequence->max_samples) {
-    End(sequence, sequence->limit_reason, absl::OkStatus());
+    Finish(sequence, sequence->limit_reason);
   }
 }
 
@@ -425,23 +593,28 @@ void Scheduler::CommitToken(SequenceState* sequence, int32_t token,
 TokenEvent& Scheduler::EventFor(SequenceState* sequence) {
   TokenEvent event;
   event.id = sequence->request.id;
+  event.completion = sequence->completion;
   event.start_index = static_cast<int64_t>(sequence->request.generated.size()) +
                       sequence->num_committed;
   events_.push_back(std::move(event));
   return events_.back();
 }
 
-// Without reason and error: cancelled, nobody is told.
-void Scheduler::End(SequenceState* sequence, FinishReason reason,
-                    absl::Status error) {
-  if (sequence->ended) return;
+// Right after its last token, which is in the last event.
+void Scheduler::Finish(SequenceState* sequence, FinishReason reason) {
+  RING_CHECK(!events_.empty() && events_.back().id == sequence->request.id &&
+             events_.back().completion == sequence->completion);
   sequence->ended = true;
-  if (!error.ok()) {
-    EventFor(sequence).error = std::move(error);
-  } else if (reason != FinishReason::kNone) {
-    // The token that ends the sequence is in the last event already.
-    RING_CHECK(!events_.empty() && events_.back().id == sequence->request.id);
-    events_.back().finish = reason;
+  events_.back().finish = reason;
+}
+
+// Ends the whole request. What it holds is for the caller to release: the other
+// completions have rows in the same plans, or the same deadline.
+void Scheduler::Fail(SequenceState* sequence, absl::Status error) {
+  if (sequence->ended) return;
+  EventFor(sequence).error = std::move(error);
+  for (SequenceState* each : CompletionsOf(sequence->request.id)) {
+    each->ended = true;
   }
 }
 
@@ -459,7 +632,7 @@ void Scheduler::ReleaseIfDone(SequenceState* sequence) {
     group.running.erase(
         std::find(group.running.begin(), group.running.end(), sequence));
   }
-  sequences_.erase(sequence->request.id);
+  sequences_.erase(std::pair(sequence->request.id, sequence->completion));
 }
 
 std::vector<TokenEvent> Scheduler::TakeEvents() {

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "kernels/base/mutex.h"
 #include "worker/cache/cache_allocator.h"
@@ -18,6 +20,7 @@ namespace ring {
 namespace v1 {
 class BatchPlan;
 class GroupPlan;
+class SampleResult;
 class StepResult;
 }  // namespace v1
 
@@ -27,6 +30,15 @@ class StepResult;
 // to the group with the most free pages once a slot and all pages that it can
 // ever need are free, so a running sequence never waits for memory; requests
 // are admitted in the order they came.
+//
+// A request for several completions is admitted to one group with slots and
+// pages for all of them at once. Completion 0 computes the prompt. The step
+// that ends it draws the first token of each, then copies the state and the
+// last, partly filled page to the others; the pages that the prompt fills are
+// shared. From there they are sequences like any other.
+//
+// Rows of a prompt whose log probabilities are asked for are few in a step
+// (kMaxScoredRows), since each has its logits.
 //
 // Two sides. Any thread: the RequestSink methods and WaitForWork's wake-up,
 // which only touch the inbox. Engine thread: everything else.
@@ -73,6 +85,7 @@ class Scheduler final : public RequestSink {
   // RESOURCE_EXHAUSTED if max_queued requests wait; UNAVAILABLE once draining.
   absl::Status Submit(GenerationRequest request) override;
   void Cancel(uint64_t id) override;
+  void CancelCompletion(uint64_t id, int completion) override;
   void CancelAll() override;
   void Drain() override;
   // Ends WaitForWork soon: the process is to stop.
@@ -105,10 +118,14 @@ class Scheduler final : public RequestSink {
   using SequencePtr = std::unique_ptr<SequenceState>;
 
   // A plan's samples, to match results with sequences; and all sequences with
-  // rows in it.
+  // rows or samples in it.
   struct SentPlan {
+    struct Sample {
+      SequenceState* sequence = nullptr;
+      bool given = false;  // a token of the prompt
+    };
     struct Group {
-      std::vector<SequenceState*> samples;  // in plan order
+      std::vector<Sample> samples;  // in plan order
       std::vector<SequenceState*> rows;
     };
     std::vector<Group> groups;
@@ -121,14 +138,18 @@ class Scheduler final : public RequestSink {
     std::vector<SequenceState*> running;  // in order of admission
   };
 
+  struct CancelOrder {
+    uint64_t id = 0;
+    std::optional<int> completion;  // none: all
+  };
   // Requests and cancels that other threads left.
   struct Inbox {
     std::vector<SequencePtr> requests;
-    std::vector<uint64_t> cancels;
+    std::vector<CancelOrder> cancels;
     bool cancel_all = false;
   };
 
-  int64_t PagesFor(int64_t tokens) const;
+  static int64_t PagesFor(int64_t tokens);
   absl::Status FitLimits(SequenceState* sequence) const;
 
   void TakeArrivals();
@@ -138,22 +159,34 @@ class Scheduler final : public RequestSink {
   void PlanPrompts(Group* group, v1::GroupPlan* plan, SentPlan::Group* sent,
                    int64_t* budget);
   void Admit(absl::Span<const int64_t> budgets);
+  int PickGroup(int sequences, int64_t pages,
+                absl::Span<const int64_t> budgets) const;
+  void Place(SequenceState* sequence, int group, int64_t pages);
   void AddSegment(Group* group, SequenceState* sequence, int64_t rows,
                   v1::GroupPlan* plan, SentPlan::Group* sent);
   void AddSample(SequenceState* sequence, int64_t row, v1::GroupPlan* plan,
                  SentPlan::Group* sent);
+  void AddScores(SequenceState* sequence, int64_t begin, int64_t row,
+                 v1::GroupPlan* plan, SentPlan::Group* sent);
+  void StartFollowers(Group* group, SequenceState* first, int64_t row,
+                      v1::GroupPlan* plan, SentPlan::Group* sent);
   void FillExchange(v1::BatchPlan* plan) const;
   static int32_t NumTokenIds(const SentPlan& plan);
 
-  void CommitToken(SequenceState* sequence, int32_t token, float logprob);
-  void End(SequenceState* sequence, FinishReason reason, absl::Status error);
+  void CommitScore(SequenceState* sequence, const v1::SampleResult& sample);
+  void CommitToken(SequenceState* sequence, const v1::SampleResult& sample);
+  void FailNotNumbers(SequenceState* sequence, int64_t position);
+  void Finish(SequenceState* sequence, FinishReason reason);
+  void Fail(SequenceState* sequence, absl::Status error);
   void ReleaseIfDone(SequenceState* sequence);
   TokenEvent& EventFor(SequenceState* sequence);
+  std::vector<SequenceState*> CompletionsOf(uint64_t id) const;
 
   const Options options_;
   std::vector<Group> groups_;
   std::deque<SequenceState*> waiting_;
-  absl::flat_hash_map<uint64_t, SequencePtr> sequences_;
+  // By request and completion.
+  std::map<std::pair<uint64_t, int>, SequencePtr> sequences_;
   std::deque<SentPlan> in_flight_;
   std::vector<TokenEvent> events_;
   int64_t next_step_ = 0;

@@ -135,6 +135,16 @@ CLI::App* AddGenerate(CLI::App* app, GenerateFlags* flags) {
       ->add_flag("--logprobs", flags->logprobs,
                  "log probability of each token, in the object of --json")
       ->needs(json);
+  command
+      ->add_option("--top-logprobs", flags->top_logprobs,
+                   "log probabilities of the K most likely tokens at each "
+                   "place, in the object of --json")
+      ->needs(json);
+  command
+      ->add_option("--n", flags->choices,
+                   "completions of the prompt, in the field choices of the "
+                   "object of --json")
+      ->needs(json);
   command->add_flag("--stats", flags->stats,
                     "print tokens, times and tokens per second to stderr");
   AddConnectionFlags(command, &flags->connection);

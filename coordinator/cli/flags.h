@@ -56,6 +56,8 @@ struct GenerateFlags {
   std::vector<int32_t> ids;
   std::string request_id;  // empty: the server makes one up
   bool logprobs = false;
+  std::optional<int32_t> top_logprobs;
+  std::optional<int32_t> choices;
   bool json = false;
   bool stats = false;
 };

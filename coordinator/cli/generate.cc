@@ -1,4 +1,4 @@
-// ring generate: one prompt, one completion.
+// ring generate: one prompt, one completion or several.
 #include <cstdio>
 #include <iostream>
 #include <iterator>
@@ -72,23 +72,37 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& flags) {
   RING_RETURN_IF_ERROR(CheckUtf8("--request-id", flags.request_id));
   request.set_request_id(flags.request_id);
   request.mutable_output()->set_logprobs(flags.logprobs);
+  if (flags.top_logprobs) {
+    request.mutable_output()->set_top_logprobs(*flags.top_logprobs);
+  }
+  if (flags.choices) request.mutable_output()->set_choices(*flags.choices);
   SetOptions(flags.generation, &request);
   return request;
 }
 
-void PrintJson(const GenerateFlags& flags, const Generation& generation) {
-  const v1::Finished& finished = generation.finished;
-  nlohmann::ordered_json json;
-  json["request_id"] = generation.accepted.request_id();
-  json["text"] = generation.text;
-  json["reasoning"] = generation.reasoning;
-  json["token_ids"] = generation.token_ids;
-  if (flags.logprobs) json["logprobs"] = generation.logprobs;
+// Adds a choice to an object.
+void AddJson(const GenerateFlags& flags, const Completion& completion,
+             nlohmann::ordered_json* to) {
+  const v1::Finished& finished = completion.finished;
+  nlohmann::ordered_json& json = *to;
+  json["text"] = completion.text;
+  json["reasoning"] = completion.reasoning;
+  json["token_ids"] = completion.token_ids;
+  if (flags.logprobs) json["logprobs"] = completion.logprobs;
+  if (flags.top_logprobs) {
+    auto& places = json["top_logprobs"] = nlohmann::ordered_json::array();
+    for (const v1::TopLogprobs& top : completion.top_logprobs) {
+      auto& place = places.emplace_back(nlohmann::ordered_json::array());
+      for (int i = 0; i < top.token_ids_size(); ++i) {
+        place.push_back(
+            {{"id", top.token_ids(i)}, {"logprob", top.logprobs(i)}});
+      }
+    }
+  }
   json["finish_reason"] = ReasonName(finished.reason());
   if (!finished.stop_string().empty()) {
     json["stop_string"] = finished.stop_string();
   }
-  json["seed"] = generation.accepted.sampling().seed();
   json["usage"] = {{"prompt_tokens", finished.usage().prompt_tokens()},
                    {"completion_tokens", finished.usage().completion_tokens()},
                    {"reasoning_tokens", finished.usage().reasoning_tokens()}};
@@ -98,6 +112,20 @@ void PrintJson(const GenerateFlags& flags, const Generation& generation) {
                      {"decode_us", timings.decode_us()},
                      {"ttft_us", timings.ttft_us()},
                      {"total_us", timings.total_us()}};
+}
+
+void PrintJson(const GenerateFlags& flags, const Generation& generation) {
+  nlohmann::ordered_json json;
+  json["request_id"] = generation.accepted.request_id();
+  json["seed"] = generation.accepted.sampling().seed();
+  AddJson(flags, generation, &json);
+  if (flags.choices) {
+    auto& choices = json["choices"] = nlohmann::ordered_json::array();
+    AddJson(flags, generation, &choices.emplace_back());
+    for (const Completion& other : generation.others) {
+      AddJson(flags, other, &choices.emplace_back());
+    }
+  }
   std::printf("%s\n", json.dump().c_str());
 }
 

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <utility>
@@ -96,6 +97,27 @@ absl::Status EndOf(grpc::ClientReader<v1::GenerateEvent>* reader,
                         std::chrono::milliseconds(retry_after_ms));
 }
 
+
+namespace {
+
+// Adds an event other than Accepted to its choice.
+void AddTo(const v1::GenerateEvent& event, Completion* completion) {
+  if (event.has_finished()) completion->finished = event.finished();
+  const v1::TokenDelta& delta = event.delta();
+  completion->token_ids.insert(completion->token_ids.end(),
+                               delta.token_ids().begin(),
+                               delta.token_ids().end());
+  completion->logprobs.insert(completion->logprobs.end(),
+                              delta.logprobs().begin(), delta.logprobs().end());
+  completion->top_logprobs.insert(completion->top_logprobs.end(),
+                                  delta.top_logprobs().begin(),
+                                  delta.top_logprobs().end());
+  completion->text += delta.text();
+  completion->reasoning += delta.reasoning();
+}
+
+}  // namespace
+
 absl::Status RunGeneration(
     const Connection& connection, const v1::GenerateRequest& request,
     const std::function<absl::Status(const v1::TokenDelta&)>& on_delta,
@@ -111,33 +133,33 @@ absl::Status RunGeneration(
   const auto stub = v1::Inference::NewStub(channel);
   const auto reader = stub->Generate(&context, request);
   v1::GenerateEvent event;
-  bool finished = false;
+  int unfinished = 1;
   absl::Status taken;
   while (reader->Read(&event)) {
-    if (event.has_accepted()) generation->accepted = event.accepted();
-    if (event.has_finished()) {
-      generation->finished = event.finished();
-      finished = true;
+    if (event.has_accepted()) {
+      generation->accepted = event.accepted();
+      unfinished = std::max(1, event.accepted().output().choices());
+      generation->others.resize(unfinished - 1);
+      continue;
     }
-    if (!event.has_delta()) continue;
-    const v1::TokenDelta& delta = event.delta();
-    generation->token_ids.insert(generation->token_ids.end(),
-                                 delta.token_ids().begin(),
-                                 delta.token_ids().end());
-    generation->logprobs.insert(generation->logprobs.end(),
-                                delta.logprobs().begin(),
-                                delta.logprobs().end());
-    generation->text += delta.text();
-    generation->reasoning += delta.reasoning();
-    if (taken.ok()) {
-      taken = on_delta(delta);
+    if (event.has_finished()) --unfinished;
+    const size_t choice = event.has_finished() ? event.finished().choice()
+                                               : event.delta().choice();
+    if (choice > generation->others.size()) {
+      return absl::InternalError(absl::StrCat("the server sent choice ", choice,
+                                              " of ",
+                                              generation->others.size() + 1));
+    }
+    AddTo(event, choice == 0 ? generation : &generation->others[choice - 1]);
+    if (event.has_delta() && taken.ok()) {
+      taken = on_delta(event.delta());
       if (!taken.ok()) context.TryCancel();
     }
   }
   const absl::Status call = EndOf(reader.get(), context);
   RING_RETURN_IF_ERROR(taken);
   RING_RETURN_IF_ERROR(call);
-  if (finished) return absl::OkStatus();
+  if (unfinished == 0) return absl::OkStatus();
   return absl::InternalError("the stream ended without a Finished event");
 }
 

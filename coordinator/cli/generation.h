@@ -23,15 +23,21 @@ namespace ring {
 // (no_thinking concerns chat prompts).
 void SetOptions(const GenerationFlags& flags, v1::GenerateRequest* request);
 
-// What came back.
-struct Generation {
-  v1::Accepted accepted;
+// One choice of what came back.
+struct Completion {
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;
+  std::vector<v1::TopLogprobs> top_logprobs;
   std::string text;
   std::string reasoning;
   v1::Finished finished;
-  bool terminated = false;  // SIGTERM has cancelled the call
+};
+
+// What came back: the first choice, and what there is besides.
+struct Generation : Completion {
+  v1::Accepted accepted;
+  std::vector<Completion> others;  // choices 1, 2, ...
+  bool terminated = false;         // SIGTERM has cancelled the call
 };
 
 // The status of a stream that has been read to its end, with RetryAfter where

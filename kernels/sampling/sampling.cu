@@ -11,52 +11,15 @@
 #include "kernels/base/random.h"
 #include "kernels/cuda_math.cuh"
 #include "kernels/cuda_stream.cuh"
+#include "kernels/sampling/row_strips.cuh"
 #include "kernels/sampling/sampling.h"
 
 namespace ring::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kThreadWarps = kThreads / kWarp;
-constexpr int kEach = 16;  // columns of a strip for one thread
-constexpr int64_t kStripColumns = kThreads * kEach;
 // Strips of the histograms, which are long to fold.
 constexpr int64_t kCountedColumns = 2 * kStripColumns;
 constexpr int kRowThreads = 128;  // of kernels with a thread per row
-
-// Where the blocks of a row meet. Block (strip, row) of gridDim.x strips.
-template <typename T>
-struct Strips {
-  T* parts;            // [rows, strips]
-  unsigned* counters;  // [rows], zero
-};
-
-// Hands in the block's part (of thread 0) of its row; true in the block that is
-// the last one to do so, which then reads the others'.
-template <typename T>
-__device__ bool HandIn(const Strips<T>& strips, const T& part) {
-  __shared__ bool last;
-  const int64_t row = blockIdx.y;
-  if (threadIdx.x == 0) {
-    strips.parts[row * gridDim.x + blockIdx.x] = part;
-    __threadfence();
-    last = atomicAdd(strips.counters + row, 1u) == gridDim.x - 1;
-    if (last) strips.counters[row] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
-}
-
-__device__ int64_t OpenColumns(const LogitsSlice& slice) {
-  const int64_t open = int64_t{slice.num_token_ids} - slice.vocab_begin;
-  return open < 0 ? 0 : min(open, slice.cols);
-}
-
-// A row from which no token can be drawn.
-__device__ bool IsBad(const RowStats& stats) {
-  return stats.bad != 0 || stats.argmax < 0 || stats.max == -INFINITY;
-}
 
 __device__ bool UsesFilter(const SamplingRow& row, ThresholdKind kind) {
   return kind == ThresholdKind::kTopK ? UsesTopK(row) : UsesTopP(row);
@@ -76,41 +39,6 @@ __device__ uint32_t MinKey(const SamplingRow& row, const RowStats& stats,
   const double logit =
       stats.max + row.temperature * log(double{fminf(row.min_p, 1.0f)});
   return max(threshold.min_key, OrderedKey(static_cast<float>(logit)));
-}
-
-template <typename T>
-__device__ T ShuffleDown(const T& value, int offset) {
-  constexpr int kWords = sizeof(T) / sizeof(uint32_t);
-  static_assert(sizeof(T) % sizeof(uint32_t) == 0);
-  uint32_t words[kWords];
-  memcpy(words, &value, sizeof(T));
-#pragma unroll
-  for (uint32_t& word : words) {
-    word = __shfl_down_sync(kAllLanes, word, offset);
-  }
-  T other;
-  memcpy(&other, words, sizeof(T));
-  return other;
-}
-
-// Folds what the threads hold into one value, in all threads, in an order that
-// is always the same: merge(a, b), b of a higher thread. Called by the whole
-// block; its memory is free again after the next barrier.
-template <typename T, typename Merge>
-__device__ T FoldBlock(T mine, Merge merge) {
-  // Raw, since shared memory takes no objects that have to be constructed.
-  __shared__ __align__(16) unsigned char memory[kThreadWarps * sizeof(T)];
-  T* const shared = reinterpret_cast<T*>(memory);
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    mine = merge(mine, ShuffleDown(mine, offset));
-  }
-  if (threadIdx.x % kWarp == 0) shared[threadIdx.x / kWarp] = mine;
-  __syncthreads();
-  T all = shared[0];
-#pragma unroll
-  for (int w = 1; w < kThreadWarps; ++w) all = merge(all, shared[w]);
-  return all;
 }
 
 __device__ RowStats NoStats() {
@@ -133,12 +61,6 @@ __device__ RowStats Merge(const RowStats& a, const RowStats& b) {
   }
   merged.bad = a.bad | b.bad;
   return merged;
-}
-
-// The largest logit of a strip and the lowest column that has it, as one number
-// to be maximised: the key, then the column's complement. 0: none.
-__device__ uint64_t Ranked(float logit, int64_t column) {
-  return uint64_t{OrderedKey(logit)} << 32 | (~static_cast<uint32_t>(column));
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -329,8 +251,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t row = blockIdx.y;
   const SamplingRow params = args.params[row];
   const RowStats stats = args.stats[row];
-  if (IsGreedy(params) || IsBad(stats)) {
-    if (blockIdx.x == 0 && threadIdx.x == 0) args.draws[row] = TokenDraw();
+  if (IsGiven(params) || IsGreedy(params) || IsBad(stats)) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      args.draws[row] = IsGiven(params)
+                            ? GivenDraw(args.slice, row, params.given)
+                            : TokenDraw();
+    }
     return;
   }
   const double temperature = params.temperature;
@@ -413,17 +339,6 @@ __global__ void FinishRow(FinishTokensArgs args) {
   }
   args.tokens[row] = token;
   args.ids[row] = token.id;
-}
-
-// Strips of a row, of which there is always one, times rows.
-dim3 StripGrid(const LogitsSlice& slice, int64_t columns) {
-  RING_CHECK_LE(slice.rows, Stream::kNumCounters);
-  return dim3(std::max(1u, Blocks(slice.cols, columns)), Blocks(slice.rows, 1));
-}
-
-template <typename T>
-Strips<T> MakeStrips(const dim3& grid, Stream* stream) {
-  return {stream->Scratch<T>(int64_t{grid.x} * grid.y), stream->counters()};
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 namespace ring {
 
@@ -36,18 +37,23 @@ struct SamplingRow {
   float min_p = 0;        // keep p >= min_p * largest p; 0: all
   uint64_t seed = 0;      // random numbers depend on seed, position and id only
   int32_t position = 0;   // that the drawn token will have in its sequence
+  int32_t num_top = 0;    // likeliest ids to report besides (top_logits.h)
+  // >= 0: this id is the token, whatever its probability, which is reported;
+  // the rest but num_top is not used.
+  int32_t given = -1;
 };
 // Order of the filters: temperature, top-k, top-p (over what top-k left, at
 // this temperature), min-p. The same order as Hugging Face's and vLLM's.
 
+constexpr bool IsGiven(const SamplingRow& row) { return row.given >= 0; }
 constexpr bool IsGreedy(const SamplingRow& row) {
-  return row.temperature <= 0 || row.top_k == 1;
+  return !IsGiven(row) && (row.temperature <= 0 || row.top_k == 1);
 }
 constexpr bool UsesTopK(const SamplingRow& row) {
-  return !IsGreedy(row) && row.top_k > 1;
+  return !IsGiven(row) && !IsGreedy(row) && row.top_k > 1;
 }
 constexpr bool UsesTopP(const SamplingRow& row) {
-  return !IsGreedy(row) && row.top_p < 1;
+  return !IsGiven(row) && !IsGreedy(row) && row.top_p < 1;
 }
 
 struct SampledToken {
@@ -73,6 +79,12 @@ constexpr const float* RawLogits(const LogitsSlice& slice) {
   return slice.raw != nullptr ? slice.raw : slice.logits;
 }
 
+// Columns of the slice that may be drawn.
+constexpr int64_t OpenColumns(const LogitsSlice& slice) {
+  const int64_t open = int64_t{slice.num_token_ids} - slice.vocab_begin;
+  return open < 0 ? 0 : (open < slice.cols ? open : slice.cols);
+}
+
 // Largest logit and sum of exponentials of one row, over a slice or, merged,
 // over all of them.
 struct RowStats {
@@ -83,10 +95,21 @@ struct RowStats {
   float raw = 0;       // raw logit of argmax
 };
 
+// A row from which no token can be drawn.
+constexpr bool IsBad(const RowStats& stats) {
+  return stats.bad != 0 || stats.argmax < 0 ||
+         stats.max == -std::numeric_limits<float>::infinity();
+}
+
 // Keys order like the logits; -0 and +0 share one.
 constexpr uint32_t OrderedKey(float logit) {
   const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+// The logit, but for the sign of 0.
+constexpr float LogitOfKey(uint32_t key) {
+  return std::bit_cast<float>((key & 0x80000000u) != 0 ? key & 0x7fffffffu
+                                                       : ~key);
 }
 
 // A search for the key of the smallest logit that a row keeps.
@@ -106,6 +129,17 @@ struct TokenDraw {
   int32_t id = -1;   // -1: no id of this slice may be drawn
   float raw = 0;     // raw logit of id
 };
+
+// That of a row whose token is given: an id of some slice.
+constexpr TokenDraw GivenDraw(const LogitsSlice& slice, int64_t row,
+                              int32_t given) {
+  TokenDraw draw;
+  const int64_t column = int64_t{given} - slice.vocab_begin;
+  if (column < 0 || column >= OpenColumns(slice)) return draw;
+  draw.id = given;
+  draw.raw = RawLogits(slice)[row * slice.cols + column];
+  return draw;
+}
 
 struct LogitStatsArgs {
   LogitsSlice slice;

@@ -21,12 +21,6 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kChunkColumns = 8192;
 
-// Columns of the slice that may be drawn.
-int64_t OpenColumns(const LogitsSlice& slice) {
-  return std::clamp<int64_t>(int64_t{slice.num_token_ids} - slice.vocab_begin,
-                             0, slice.cols);
-}
-
 // Calls body(row, chunk, begin, end) for all chunks of all rows, in parallel.
 // Returns the chunks a row has.
 int64_t NumChunks(const LogitsSlice& slice) {
@@ -134,11 +128,6 @@ RowStats StatsOf(const float* logits, const float* raw, int64_t begin,
   simd::Dispatch<SumExpKernel>(logits + begin, end - begin, stats.max,
                                &stats.sum_exp);
   return stats;
-}
-
-// A row from which no token can be drawn.
-bool IsBad(const RowStats& stats) {
-  return stats.bad != 0 || stats.argmax < 0 || stats.max == -kInfinity;
 }
 
 bool UsesFilter(const SamplingRow& row, ThresholdKind kind) {
@@ -323,7 +312,9 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
   ForChunks(
       slice, pool, [&](int64_t row, int64_t chunk, int64_t begin, int64_t end) {
         const SamplingRow& params = args.params[row];
-        if (IsGreedy(params) || IsBad(args.stats[row])) return;
+        if (IsGiven(params) || IsGreedy(params) || IsBad(args.stats[row])) {
+          return;
+        }
         parts[row * chunks + chunk] =
             DrawFrom(slice, row, begin, end, params,
                      MinKey(params, args.stats[row], args.thresholds[row]));
@@ -333,6 +324,8 @@ void DrawTokens(const DrawTokensArgs& args, ThreadPool* pool) {
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       args.draws[row] = Better(args.draws[row], parts[row * chunks + chunk]);
     }
+    const int32_t given = args.params[row].given;
+    if (given >= 0) args.draws[row] = GivenDraw(slice, row, given);
   }
 }
 

@@ -80,6 +80,61 @@ class PythonClientTest(unittest.TestCase):
         self.assertEqual(result.stderr, "")
         self.assertEqual(result.stdout, f"{5345 + 42134}\n")
 
+    def test_choices_are_completions_of_their_own_seeds(self):
+        def run(choices, seed):
+            events = self.inference.Generate(
+                pb.GenerateRequest(
+                    text="1 2 3 4 5 6 7 8 9 " * 20,
+                    sampling=pb.Sampling(temperature=1.5, seed=seed),
+                    stopping=pb.Stopping(max_tokens=20),
+                    output=pb.Output(choices=choices, top_logprobs=4,
+                                     logprobs=True)),
+                timeout=PATIENCE_S)
+            ids = [[] for _ in range(choices)]
+            top = [[] for _ in range(choices)]
+            ends = []
+            for event in events:
+                ids[event.delta.choice] += event.delta.token_ids
+                top[event.delta.choice] += event.delta.top_logprobs
+                if event.HasField("finished"):
+                    ends.append(event.finished.choice)
+            self.assertEqual(sorted(ends), list(range(choices)))
+            return ids, top
+
+        ids, top = run(3, 77)
+        self.assertEqual(len(set(map(tuple, ids))), 3)
+        for choice in range(3):
+            seed = (77 + choice * 0x9E3779B97F4A7C15) % 2**64
+            self.assertEqual(run(1, seed)[0], [ids[choice]])
+            self.assertEqual(len(top[choice]), len(ids[choice]))
+            for place in top[choice]:
+                self.assertEqual(len(place.token_ids), 4)
+                self.assertEqual(sorted(place.logprobs, reverse=True),
+                                 list(place.logprobs))
+
+    def test_prompt_logprobs_come_first_and_complete(self):
+        ids = self.inference.Tokenize(pb.TokenizeRequest(
+            text="1 2 3 4 5 6 7 8 9 " * 20)).token_ids
+        events = list(self.inference.Generate(
+            pb.GenerateRequest(token_ids=pb.TokenIds(ids=ids),
+                               stopping=pb.Stopping(max_tokens=2),
+                               output=pb.Output(prompt_logprobs=2)),
+            timeout=PATIENCE_S))
+        kinds = [event.WhichOneof("event") for event in events]
+        self.assertEqual(kinds, ["accepted"] +
+                         ["prompt_logprobs"] * kinds.count("prompt_logprobs") +
+                         ["delta"] * kinds.count("delta") + ["finished"])
+        places = 0
+        for event in events:
+            prompt = event.prompt_logprobs
+            if prompt.logprobs:
+                self.assertEqual(prompt.start_index, 1 + places)
+            places += len(prompt.logprobs)
+            for top, logprob in zip(prompt.top_logprobs, prompt.logprobs):
+                self.assertEqual(len(top.token_ids), 2)
+                self.assertLessEqual(logprob, top.logprobs[0])
+        self.assertEqual(places, len(ids) - 1)
+
     def test_tells_model_and_load(self):
         model = self.inference.GetModel(pb.GetModelRequest())
         self.assertEqual(model.name, "ring-tiny")

@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,6 +19,7 @@
 namespace ring {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr char kModelDir[] = RING_TEST_DATA "/ring-tiny";
@@ -35,6 +37,11 @@ class RecordingSink : public RequestSink {
   void Cancel(uint64_t id) override {
     MutexLock lock(&mutex_);
     cancelled_.push_back(id);
+    changed_.NotifyAll();
+  }
+  void CancelCompletion(uint64_t id, int completion) override {
+    MutexLock lock(&mutex_);
+    cancelled_completions_.emplace_back(id, completion);
     changed_.NotifyAll();
   }
   void CancelAll() override {
@@ -63,6 +70,12 @@ class RecordingSink : public RequestSink {
     while (cancelled_.empty()) changed_.Wait(&mutex_);
     return cancelled_.back();
   }
+  // The n-th, counted from 0.
+  std::pair<uint64_t, int> WaitForCancelledCompletion(size_t n) {
+    MutexLock lock(&mutex_);
+    while (cancelled_completions_.size() <= n) changed_.Wait(&mutex_);
+    return cancelled_completions_[n];
+  }
   void WaitForCancelAll() {
     MutexLock lock(&mutex_);
     while (cancelled_all_ == 0) changed_.Wait(&mutex_);
@@ -78,6 +91,8 @@ class RecordingSink : public RequestSink {
   absl::Status answer_ GUARDED_BY(mutex_);
   std::vector<GenerationRequest> submitted_ GUARDED_BY(mutex_);
   std::vector<uint64_t> cancelled_ GUARDED_BY(mutex_);
+  std::vector<std::pair<uint64_t, int>> cancelled_completions_
+      GUARDED_BY(mutex_);
   int cancelled_all_ GUARDED_BY(mutex_) = 0;
   bool drained_ GUARDED_BY(mutex_) = false;
 };
@@ -148,9 +163,10 @@ class CoordinatorLinkTest : public ::testing::Test {
   }
 
   void Publish(uint64_t id, int64_t start, std::vector<int32_t> tokens,
-               FinishReason finish = FinishReason::kNone) {
+               FinishReason finish = FinishReason::kNone, int completion = 0) {
     TokenEvent event;
     event.id = id;
+    event.completion = completion;
     event.start_index = start;
     event.logprobs.assign(tokens.size(), -1.5f);
     event.tokens = std::move(tokens);
@@ -241,6 +257,158 @@ TEST_F(CoordinatorLinkTest, CarriesPenaltiesBiasesAndStoppingDown) {
   context.TryCancel();
 }
 
+TEST_F(CoordinatorLinkTest, CarriesTopLogprobsUp) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  v1::GenerateRequest asked = Request();
+  asked.mutable_output()->set_top_logprobs(2);
+  grpc::ClientContext context;
+  const auto stream = inference_->Generate(&context, asked);
+  const GenerationRequest request = sink_.WaitForRequest(0);
+  EXPECT_EQ(request.top_logprobs, 2);
+
+  // Both may reach the client in one message.
+  TokenEvent first;
+  first.id = request.id;
+  first.tokens = {10};
+  first.logprobs = {-1};
+  first.top_logprobs = {{{10, -1}, {4, -2}}};
+  TokenEvent second = first;
+  second.start_index = 1;
+  second.tokens = {11};
+  second.top_logprobs = {{{7, -0.5f}}};
+  second.finish = FinishReason::kEos;
+  link_->Publish({first, second});
+  std::vector<v1::TopLogprobs> top;
+  v1::GenerateEvent event;
+  while (stream->Read(&event)) {
+    for (const auto& place : event.delta().top_logprobs()) top.push_back(place);
+  }
+  EXPECT_TRUE(stream->Finish().ok());
+  ASSERT_EQ(top.size(), 2u);
+  EXPECT_THAT(top[0].token_ids(), ElementsAre(10, 4));
+  EXPECT_THAT(top[0].logprobs(), ElementsAre(-1, -2));
+  EXPECT_THAT(top[1].token_ids(), ElementsAre(7));
+  EXPECT_THAT(top[1].logprobs(), ElementsAre(-0.5f));
+}
+
+TEST_F(CoordinatorLinkTest, CarriesPromptLogprobsUpBeforeTheTokens) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  for (const bool complete : {true, false}) {
+    v1::GenerateRequest asked = Request();
+    asked.mutable_token_ids()->add_ids(7);
+    asked.mutable_output()->set_choices(2);
+    asked.mutable_output()->set_prompt_logprobs(1);
+    grpc::ClientContext context;
+    const auto stream = inference_->Generate(&context, asked);
+    const GenerationRequest request = sink_.WaitForRequest(complete ? 0 : 1);
+    EXPECT_EQ(request.prompt_logprobs, 1);
+
+    TokenEvent first, second, other, token;
+    for (TokenEvent* event : {&first, &second, &other, &token}) {
+      event->id = request.id;
+    }
+    first.prompt_logprobs = {{-1.5f, {{8, -0.5f}}}};
+    second.prompt_logprobs = {{-2.5f, {{9, -0.25f}}}};
+    other.completion = 1;
+    for (TokenEvent* event : {&other, &token}) {
+      event->tokens = {12};
+      event->logprobs = {-1};
+      event->finish = FinishReason::kStopToken;
+    }
+    link_->Publish({first});
+    if (complete) link_->Publish({second});
+    link_->Publish({other, token});
+    std::vector<float> logprobs;
+    std::vector<int32_t> top_ids;
+    bool tokens_came = false;
+    v1::GenerateEvent event;
+    while (stream->Read(&event)) {
+      tokens_came = tokens_came || event.has_delta();
+      if (!event.has_prompt_logprobs()) continue;
+      EXPECT_FALSE(tokens_came);
+      const v1::PromptLogprobs& prompt = event.prompt_logprobs();
+      EXPECT_EQ(prompt.start_index(), 1 + static_cast<int>(logprobs.size()));
+      for (const float p : prompt.logprobs()) logprobs.push_back(p);
+      for (const v1::TopLogprobs& top : prompt.top_logprobs()) {
+        top_ids.push_back(top.token_ids(0));
+      }
+    }
+    const grpc::Status status = stream->Finish();
+    if (complete) {
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      EXPECT_THAT(logprobs, ElementsAre(-1.5f, -2.5f));
+      EXPECT_THAT(top_ids, ElementsAre(8, 9));
+    } else {
+      EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL);
+      EXPECT_THAT(status.error_message(),
+                  HasSubstr("1 prompt_logprobs for the 2 tokens"));
+    }
+  }
+}
+
+// Three choices: one ends, one is stopped by the coordinator, one fails all
+// that is left.
+TEST_F(CoordinatorLinkTest, KeepsChoicesApart) {
+  StartServer("127.0.0.1:0");
+  StartLink();
+  for (const bool fails : {false, true}) {
+    v1::GenerateRequest asked = Request();
+    asked.mutable_stopping()->set_max_tokens(100);
+    asked.mutable_output()->set_choices(3);
+    asked.mutable_output()->set_special_tokens(true);
+    asked.mutable_stopping()->add_stop_strings("<|endoftext|>");
+    grpc::ClientContext context;
+    const auto stream = inference_->Generate(&context, asked);
+    const GenerationRequest request = sink_.WaitForRequest(fails ? 1 : 0);
+    EXPECT_EQ(request.num_completions, 3);
+
+    Publish(request.id, 0, {10}, FinishReason::kNone, 0);
+    Publish(request.id, 0, {20}, FinishReason::kNone, 1);
+    Publish(request.id, 0, {807}, FinishReason::kNone, 2);  // its text stops it
+    EXPECT_EQ(sink_.WaitForCancelledCompletion(fails ? 1 : 0),
+              std::pair(request.id, 2));
+    Publish(request.id, 1, {30}, FinishReason::kNone, 2);  // was on its way
+    Publish(request.id, 1, {11}, FinishReason::kEos, 0);
+    Publish(request.id, 1, {21}, FinishReason::kNone, 1);
+    if (fails) {
+      TokenEvent error;
+      error.id = request.id;
+      error.completion = 1;
+      error.error = absl::InternalError("no numbers");
+      link_->Publish({error});
+    } else {
+      Publish(request.id, 2, {22}, FinishReason::kStopToken, 1);
+    }
+    std::map<int, std::vector<int32_t>> ids;
+    std::map<int, v1::FinishReason> reasons;
+    v1::GenerateEvent event;
+    while (stream->Read(&event)) {
+      for (const int32_t id : event.delta().token_ids()) {
+        ids[event.delta().choice()].push_back(id);
+      }
+      if (!event.has_finished()) continue;
+      EXPECT_TRUE(
+          reasons.emplace(event.finished().choice(), event.finished().reason())
+              .second);
+    }
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(),
+              fails ? grpc::StatusCode::INTERNAL : grpc::StatusCode::OK);
+    EXPECT_EQ(ids[0], (std::vector<int32_t>{10, 11}));
+    EXPECT_EQ(ids[1], fails ? (std::vector<int32_t>{20, 21})
+                            : (std::vector<int32_t>{20, 21, 22}));
+    EXPECT_EQ(ids[2], (std::vector<int32_t>{807}));
+    EXPECT_EQ(reasons[0], v1::FINISH_REASON_EOS);
+    EXPECT_EQ(reasons[2], v1::FINISH_REASON_STOP_STRING);
+    EXPECT_EQ(reasons.size(), fails ? 2u : 3u);
+    const v1::GetLoadResponse load = GetLoad();
+    EXPECT_EQ(load.groups(0).assigned_requests(), 0);
+    EXPECT_EQ(load.groups(0).assigned_tokens(), 0);
+  }
+}
+
 TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
   StartServer("127.0.0.1:0");
   StartLink();
@@ -248,6 +416,9 @@ TEST_F(CoordinatorLinkTest, NothingIsAdjustedUnlessAsked) {
   const auto stream = inference_->Generate(&context, Request());
   const GenerationRequest request = sink_.WaitForRequest(0);
   EXPECT_EQ(request.sampling.repetition_penalty, 1);
+  EXPECT_EQ(request.top_logprobs, 0);
+  EXPECT_FALSE(request.prompt_logprobs.has_value());
+  EXPECT_EQ(request.num_completions, 1);
   EXPECT_EQ(request.sampling.presence_penalty, 0);
   EXPECT_EQ(request.sampling.frequency_penalty, 0);
   EXPECT_TRUE(request.sampling.logit_bias.empty());

@@ -28,6 +28,7 @@ class EchoSink : public RequestSink {
     return absl::OkStatus();
   }
   void Cancel(uint64_t) override {}  // held requests are held anyway
+  void CancelCompletion(uint64_t, int) override {}
   void CancelAll() override {
     MutexLock lock(&mutex_);
     requests_.clear();
@@ -50,12 +51,17 @@ class EchoSink : public RequestSink {
         if (stopped_) return;
         requests.swap(requests_);
       }
-      for (const GenerationRequest& request : requests) Answer(request, events);
+      for (const GenerationRequest& request : requests) {
+        for (int i = 0; i < request.num_completions; ++i) {
+          Answer(request, i, events);
+        }
+      }
     }
   }
 
  private:
-  static void Answer(const GenerationRequest& request, EventSink* events) {
+  static void Answer(const GenerationRequest& request, int completion,
+                     EventSink* events) {
     if (request.prompt[0] == 0) return;
     std::vector<int32_t> tokens = request.prompt;
     // Unless ends of sequence are ignored.
@@ -65,9 +71,14 @@ class EchoSink : public RequestSink {
     for (size_t i = 0; i < tokens.size(); ++i) {
       TokenEvent event;
       event.id = request.id;
+      event.completion = completion;
       event.start_index = static_cast<int64_t>(i);
       event.tokens = {tokens[i]};
       if (request.logprobs) event.logprobs = {-0.25f};
+      if (request.top_logprobs > 0) {
+        event.top_logprobs = {std::vector<IdLogprob>(
+            request.top_logprobs, IdLogprob{tokens[i], -0.25f})};
+      }
       event.finish = Finish(request, tokens[i], i + 1);
       const bool ends = event.finish != FinishReason::kNone;
       events->Publish({std::move(event)});

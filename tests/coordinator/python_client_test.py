@@ -396,6 +396,24 @@ class PythonClientTest(unittest.TestCase):
         print(f"1,000 idle streams take {grown:.1f} MB")
         self.assertLess(grown, 100)
 
+    def test_ring_generate_several_choices(self):
+        result = self.ring("generate", "--ids", "5,6", "--n", "3",
+                           "--top-logprobs", "2", "--json")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        answer = json.loads(result.stdout)
+        self.assertEqual(len(answer["choices"]), 3)
+        for choice in [answer] + answer["choices"]:
+            self.assertEqual(choice["token_ids"][:2], [5, 6])
+            self.assertEqual(choice["finish_reason"], "EOS")
+            self.assertEqual(choice["top_logprobs"][0],
+                             [{"id": 5, "logprob": -0.25}] * 2)
+        for flag, value, message in (
+                ("--n", "17", "choices = 17 is not in [1, 16]"),
+                ("--top-logprobs", "21", "top_logprobs = 21 is not in [0, 20]")):
+            refused = self.ring("generate", "--ids", "5", "--json", flag, value)
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn(message, refused.stderr)
+
     def test_ring_generate_says_what_failed(self):
         result = self.ring("generate", "--raw", "x", "--top-p", "2")
         self.assertEqual(result.returncode, 1)
@@ -432,6 +450,8 @@ class PythonClientTest(unittest.TestCase):
                 (["generate", "--foo"], ["ring: ", "--foo"]),
                 (["generate", "--raw", "x", "--logprobs"],
                  ["--logprobs requires --json"]),
+                (["generate", "--raw", "x", "--n", "2"],
+                 ["--n requires --json"]),
                 (["status", "--server", "localhost"],
                  ["--server", '"localhost" is not HOST:PORT: it has no port']),
                 (["status", "--server", "localhost:99999"],

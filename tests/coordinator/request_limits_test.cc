@@ -81,6 +81,8 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   request.mutable_stopping()->add_stop_strings("END");
   request.mutable_stopping()->set_min_tokens(4);
   request.mutable_stopping()->set_ignore_eos(true);
+  request.mutable_output()->set_top_logprobs(7);
+  request.mutable_output()->set_choices(5);
   const auto options = ReadOptions(request, Model());
   v1::Accepted accepted;
   EchoOptions(*options, &accepted);
@@ -96,6 +98,8 @@ TEST(RequestLimitsTest, EchoesTheValuesInEffect) {
   EXPECT_EQ(accepted.stopping().stop_strings(0), "END");
   EXPECT_EQ(accepted.stopping().min_tokens(), 4);
   EXPECT_TRUE(accepted.stopping().ignore_eos());
+  EXPECT_EQ(accepted.output().top_logprobs(), 7);
+  EXPECT_EQ(accepted.output().choices(), 5);
   // What is echoed is itself a valid request with the same meaning.
   v1::GenerateRequest again;
   *again.mutable_sampling() = accepted.sampling();
@@ -142,7 +146,8 @@ TEST(RequestLimitsTest, RangesHoldAtTheirEnds) {
         Case{"presence_penalty", -2, 2, -2.001, 2.001},
         Case{"frequency_penalty", -2, 2, -2.001, 2.001},
         Case{"min_tokens", 0, 1 << 30, -1, (1 << 30) + 1.0},
-        Case{"choices", 1, 1, 0, 2}, Case{"top_logprobs", 0, 0, -1, 1}}) {
+        Case{"choices", 1, 16, 0, 17}, Case{"top_logprobs", 0, 20, -1, 21},
+        Case{"prompt_logprobs", 0, 20, -1, 21}}) {
     for (const double good : {c.good_low, c.good_high}) {
       v1::GenerateRequest request;
       Set(c.name, good, &request);
@@ -170,7 +175,7 @@ TEST(RequestLimitsTest, EveryNumericOptionHasARange) {
                google::protobuf::FieldDescriptor::CPPTYPE_INT64 ||
            field->cpp_type() ==
                google::protobuf::FieldDescriptor::CPPTYPE_DOUBLE);
-      if (!numeric || field->name() == "prompt_logprobs") continue;
+      if (!numeric) continue;
       int rows = 0;
       for (const OptionLimit& limit : OptionLimits()) {
         if (limit.name == field->name()) ++rows;
@@ -194,8 +199,11 @@ TEST(RequestLimitsTest, MessagesNameValueAndRange) {
   request.mutable_sampling()->set_repetition_penalty(0);
   EXPECT_EQ(Error(request), "repetition_penalty = 0 is not in (0, 10]");
   request.mutable_sampling()->set_repetition_penalty(1.5);
-  request.mutable_output()->set_choices(2);
-  EXPECT_EQ(Error(request), "choices = 2 is not supported: only 1 is");
+  request.mutable_output()->set_top_logprobs(21);
+  EXPECT_EQ(Error(request), "top_logprobs = 21 is not in [0, 20]");
+  request.mutable_output()->clear_top_logprobs();
+  request.mutable_output()->set_choices(17);
+  EXPECT_EQ(Error(request), "choices = 17 is not in [1, 16]");
 }
 
 TEST(RequestLimitsTest, NanIsInNoRange) {
@@ -205,10 +213,16 @@ TEST(RequestLimitsTest, NanIsInNoRange) {
   EXPECT_THAT(Error(request), HasSubstr("temperature = nan"));
 }
 
-TEST(RequestLimitsTest, RefusesWhatIsNotImplementedByName) {
-  v1::GenerateRequest logprobs;
-  logprobs.mutable_output()->set_prompt_logprobs(0);
-  EXPECT_THAT(Error(logprobs), HasSubstr("prompt_logprobs"));
+TEST(RequestLimitsTest, PromptLogprobsAreAskedForByPresence) {
+  v1::GenerateRequest request;
+  v1::Accepted accepted;
+  EXPECT_FALSE(ReadOptions(request, Model())->prompt_logprobs.has_value());
+  EchoOptions(*ReadOptions(request, Model()), &accepted);
+  EXPECT_FALSE(accepted.output().has_prompt_logprobs());
+  request.mutable_output()->set_prompt_logprobs(0);
+  EXPECT_EQ(ReadOptions(request, Model())->prompt_logprobs, 0);
+  EchoOptions(*ReadOptions(request, Model()), &accepted);
+  EXPECT_TRUE(accepted.output().has_prompt_logprobs());
 }
 
 TEST(RequestLimitsTest, MinTokensIsAtMostMaxTokens) {

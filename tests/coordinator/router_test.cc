@@ -135,5 +135,33 @@ TEST(RouterTest, LateNewsOfALostGroupIsIgnored) {
   EXPECT_NE(router.Add(Info(8, 1000)), group);  // ids are never used again
 }
 
+TEST(RouterTest, CompletionsNeedASequenceEach) {
+  Router router;
+  const int64_t group = router.Add(Info(/*max_sequences=*/4, 1000, /*dp=*/2));
+  EXPECT_EQ(router.MaxSequences(), 4);
+  EXPECT_EQ(router.Pick(1, 1, 5), std::nullopt);  // of one dp group
+  router.Assign(group, 100, 4);
+  router.Assign(group, 100, 2);
+  EXPECT_EQ(router.Find(group)->assigned_requests, 2);
+  EXPECT_EQ(router.Pick(1, 1, 3), std::nullopt);
+  EXPECT_EQ(router.Pick(1, 1, 2), group);
+  router.Release(group, 100, 4);
+  EXPECT_EQ(router.Pick(1, 1, 4), group);
+  router.Release(group, 100, 2);
+  EXPECT_EQ(router.Find(group)->assigned_tokens, 0);
+}
+
+// Together they may be longer than one sequence.
+TEST(RouterTest, CompletionsArePromisedWhatTheyGrowTo) {
+  Router router;
+  GroupInfo info = Info(8, 1000);
+  info.context_length = 100;
+  const int64_t group = router.Add(info);
+  router.Assign(group, 500, 3);
+  EXPECT_EQ(router.Find(group)->assigned_tokens, 300);
+  router.Assign(group, 5000, 1);
+  EXPECT_EQ(router.Find(group)->assigned_tokens, 400);
+}
+
 }  // namespace
 }  // namespace ring

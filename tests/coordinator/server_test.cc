@@ -325,6 +325,17 @@ TEST_F(ServerTest, RefusesWhatItCannotDo) {
   expect(request, "frequency_penalty = 3 is not in [-2, 2]");
 }
 
+TEST_F(ServerTest, RefusesMoreChoicesThanAGroupRuns) {
+  const auto group = JoinGroup(/*max_sequences=*/4);
+  v1::GenerateRequest request = TextRequest("x");
+  request.mutable_output()->set_choices(5);
+  const grpc::Status status = Generate(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(),
+              HasSubstr("choices = 5, but the worker groups run at most 4 "
+                        "sequences at once (--max-sequences)"));
+}
+
 TEST_F(ServerTest, RefusesUnknownFieldsAtAnyDepth) {
   const auto group = JoinGroup();
   v1::GenerateRequest request = TextRequest("x");
@@ -460,11 +471,11 @@ TEST_F(ServerTest, OtherModelsAndProtocolsAreRefusedWithAReason) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(digest_));
 
   v1::Hello other_protocol = GoodHello(digest_);
-  other_protocol.set_protocol_version(3);
+  other_protocol.set_protocol_version(2);
   FakeGroup second(server_->address(), other_protocol);
   status = second.WaitForEnd();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 3"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("protocol version 2"));
   EXPECT_EQ(GetLoad().groups_size(), 0);
 }
 

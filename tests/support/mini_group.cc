@@ -100,7 +100,9 @@ uint64_t MiniGroup::Submit(GenerationRequest request) {
   return id;
 }
 
-Completion MiniGroup::Wait(uint64_t id) { return events_->Wait(id); }
+Completion MiniGroup::Wait(uint64_t id, int index) {
+  return events_->Wait(id, index);
+}
 
 LoadReport MiniGroup::load() const { return events_->load(); }
 

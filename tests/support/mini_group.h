@@ -62,8 +62,11 @@ class MiniGroup {
   // The id is given out here; num_token_ids is filled in if it is 0.
   uint64_t Submit(GenerationRequest request);
   void Cancel(uint64_t id) { scheduler_->Cancel(id); }
-  // Waits for the end of a request, at most two minutes.
-  Completion Wait(uint64_t id);
+  void CancelCompletion(uint64_t id, int index) {
+    scheduler_->CancelCompletion(id, index);
+  }
+  // Waits for the end of one completion, at most two minutes.
+  Completion Wait(uint64_t id, int index = 0);
   Completion Run(GenerationRequest request) {
     return Wait(Submit(std::move(request)));
   }

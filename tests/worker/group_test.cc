@@ -140,15 +140,20 @@ TEST(GroupTest, ServesRandomArrivals) {
   auto group = MiniGroup::Start(options);
   ASSERT_TRUE(group.ok()) << group.status();
   std::mt19937 random(11);
-  std::map<uint64_t, int> wanted;
+  struct Wanted {
+    int tokens = 0;
+    int completions = 0;
+  };
+  std::map<uint64_t, Wanted> wanted;
   const auto submit = [&](int longest_prompt, int most_tokens) {
     std::vector<int32_t> prompt(1 + random() % longest_prompt);
     for (int32_t& id : prompt) id = static_cast<int32_t>(random() % 813);
     const int new_tokens = 1 + static_cast<int>(random() % most_tokens);
     GenerationRequest request = Request(prompt, new_tokens);
     request.eos_token_ids.clear();
+    request.num_completions = random() % 5 == 0 ? 3 : 1;
     const uint64_t id = (*group)->Submit(request);
-    wanted[id] = new_tokens;
+    wanted[id] = {new_tokens, request.num_completions};
     return id;
   };
   const auto cancel = [&](uint64_t id) {
@@ -166,10 +171,12 @@ TEST(GroupTest, ServesRandomArrivals) {
     // Waiting for the newest now and then keeps the queue short.
     if (i % 16 == 15) (*group)->Wait(wanted.rbegin()->first);
   }
-  for (const auto& [id, new_tokens] : wanted) {
-    const Completion completion = (*group)->Wait(id);
-    ASSERT_TRUE(completion.error.ok()) << completion.error;
-    EXPECT_EQ(completion.tokens.size(), static_cast<size_t>(new_tokens));
+  for (const auto& [id, each] : wanted) {
+    for (int i = 0; i < each.completions; ++i) {
+      const Completion completion = (*group)->Wait(id, i);
+      ASSERT_TRUE(completion.error.ok()) << completion.error;
+      EXPECT_EQ(completion.tokens.size(), static_cast<size_t>(each.tokens));
+    }
   }
   // One more request lets the last cancels be taken in.
   EXPECT_TRUE((*group)->Run(Request({1, 2, 3}, 1)).error.ok());

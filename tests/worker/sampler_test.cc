@@ -233,6 +233,28 @@ TEST(SamplerTest, LogprobIsTheLogSoftmaxOfTheRawLogits) {
   }
 }
 
+TEST(SamplerTest, GivenTokensAreScored) {
+  constexpr int kVocab = 301;
+  const std::vector<float> logits = RandomLogits(kVocab, 4);
+  std::vector<SamplingRow> rows(4);
+  rows[0].given = 0;
+  rows[1].given = 200;
+  rows[2].given = kVocab - 1;
+  rows[3].temperature = 1;  // and one that is drawn
+  const std::vector<std::vector<float>> all(rows.size(), logits);
+  for (const std::vector<int>& cuts :
+       {std::vector<int>{0, kVocab}, {0, 7, 200, kVocab}}) {
+    const Outcome o = SampleSliced(all, rows, cuts, kVocab);
+    EXPECT_EQ(o.gathers, 2);
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (IsGiven(rows[r])) {
+        EXPECT_EQ(o.ids[r], rows[r].given);
+      }
+      EXPECT_NEAR(o.tokens[r].logprob, LogSoftmax(logits, o.ids[r]), 1e-5);
+    }
+  }
+}
+
 TEST(SamplerTest, NothingHappensWithoutRows) {
   EXPECT_EQ(SampleWhole({}, {}).gathers, 0);
 }
@@ -243,6 +265,8 @@ TEST(SamplerTest, CollectivesDependOnTheParametersAlone) {
       1;
   top_k.top_k = both.top_k = 4;
   top_p.top_p = both.top_p = 0.5f;
+  SamplingRow report;
+  report.num_top = 3;
   const std::vector<float> x = RandomLogits(50, 1);
   const std::vector<float> nan(50, kNaN);
   for (const std::vector<float>& logits : {x, nan}) {
@@ -252,6 +276,7 @@ TEST(SamplerTest, CollectivesDependOnTheParametersAlone) {
     EXPECT_EQ(SampleWhole({logits}, {top_p}).gathers, 6);
     EXPECT_EQ(SampleWhole({logits}, {both}).gathers, 10);
     EXPECT_EQ(SampleWhole({logits, logits}, {top_k, {}}).gathers, 6);
+    EXPECT_EQ(SampleWhole({logits, logits}, {report, {}}).gathers, 2);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <set>
 #include <string>
@@ -144,6 +145,20 @@ double LogSoftmax(const std::vector<float>& x, int32_t id) {
   return x[id] - max - std::log(sum);
 }
 
+// The first `count` ids by raw logit, of equal ones the lower first.
+void ExpectLikeliest(const std::vector<IdLogprob>& top, int count,
+                     const std::vector<float>& raw) {
+  std::vector<int> order(raw.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int a, int b) { return raw[a] > raw[b]; });
+  ASSERT_EQ(top.size(), static_cast<size_t>(count));
+  for (int k = 0; k < count; ++k) {
+    EXPECT_EQ(top[k].id, order[k]) << "entry " << k;
+    EXPECT_NEAR(top[k].logprob, LogSoftmax(raw, order[k]), 1e-4);
+  }
+}
+
 // Numbers in [0, 1) that are uniform if a test's claim holds.
 class UniformSample {
  public:
@@ -209,6 +224,8 @@ std::vector<OptionsCase> Cases() {
 
 constexpr int kRequestsPerCase = 6;
 constexpr int kTokens = 48;
+// That the requests ask for in turns.
+constexpr int kTopLogprobs[] = {20, 0, 3, 0};
 
 // Requests of all cases in turns, so that every batch is mixed.
 std::vector<GenerationRequest> Requests() {
@@ -224,6 +241,7 @@ std::vector<GenerationRequest> Requests() {
       request.min_new_tokens = c.min_tokens;
       if (c.min_tokens > 0) request.eos_token_ids = {807, 808};
       request.logprobs = true;
+      request.top_logprobs = kTopLogprobs[requests.size() % 4];
       requests.push_back(request);
     }
   }
@@ -321,6 +339,11 @@ MeshRun& FirstRun() {
   return *run;
 }
 
+std::string NameOf(const MeshCase& mesh) {
+  return "Dp" + std::to_string(mesh.dp) + "Tp" + std::to_string(mesh.tp) +
+         (mesh.padded_overlapped ? "Overlapped" : "");
+}
+
 class SamplingOptionsTest : public testing::TestWithParam<MeshCase> {};
 
 TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
@@ -338,8 +361,8 @@ TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
     const GenerationRequest& request = requests[r];
     const Completion& completion = run.completions[r];
     EXPECT_EQ(completion.tokens, FirstRun().completions[r].tokens) << r;
-    // The statistics of the others are those of the same mesh without overlap.
-    if (GetParam().padded_overlapped) continue;
+    ASSERT_EQ(completion.top_logprobs.size(),
+              request.top_logprobs > 0 ? completion.tokens.size() : 0);
     std::vector<int32_t> done;
     for (size_t i = 0; i < completion.tokens.size(); ++i) {
       const int32_t id = completion.tokens[i];
@@ -350,11 +373,15 @@ TEST_P(SamplingOptionsTest, DrawsFollowTheExactProbabilities) {
           Probabilities(AdjustedLogits(raw, request, done), request.sampling);
       ASSERT_GT(p[id], 0) << cases[r % cases.size()].name << " token " << i;
       EXPECT_NEAR(completion.logprobs[i], LogSoftmax(raw, id), 1e-4);
+      if (request.top_logprobs > 0) {
+        ExpectLikeliest(completion.top_logprobs[i], request.top_logprobs, raw);
+      }
       const double within = static_cast<double>(random() >> 11) * 0x1p-53;
       Add(p, done, id, within, &statistics[r % cases.size()]);
       done.push_back(id);
     }
   }
+  // The statistics of the others are those of the same mesh without overlap.
   if (GetParam().padded_overlapped) return;
   for (size_t c = 0; c < cases.size(); ++c) {
     const CaseStatistics& s = statistics[c];
@@ -370,12 +397,206 @@ INSTANTIATE_TEST_SUITE_P(Meshes, SamplingOptionsTest,
                          testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
                                          MeshCase{2, 2}, MeshCase{1, 2, true},
                                          MeshCase{2, 1, true}),
-                         [](const auto& info) {
-                           const MeshCase& c = info.param;
-                           return "Dp" + std::to_string(c.dp) + "Tp" +
-                                  std::to_string(c.tp) +
-                                  (c.padded_overlapped ? "Overlapped" : "");
-                         });
+                         [](const auto& info) { return NameOf(info.param); });
+
+// Of all cases, with prompts that end within a page, at its end and behind it.
+std::vector<GenerationRequest> RequestsForSeveral() {
+  std::mt19937 random(23);
+  std::vector<GenerationRequest> requests;
+  for (const OptionsCase& c : Cases()) {
+    GenerationRequest request;
+    request.prompt.resize(
+        std::vector<int>{5, 64, 150, 65, 128, 1}[requests.size() % 6]);
+    for (int32_t& id : request.prompt) {
+      id = static_cast<int32_t>(random() % kTokenIds);
+    }
+    request.sampling = c.sampling;
+    request.sampling.seed = 5000 + requests.size();
+    request.num_completions = 2 + static_cast<int>(requests.size() % 4);
+    request.max_new_tokens = 70;
+    request.min_new_tokens = c.min_tokens;
+    request.eos_token_ids = {807, 808};
+    request.logprobs = true;
+    requests.push_back(request);
+  }
+  return requests;
+}
+
+// Completion `index` of `request`, as a request of its own.
+GenerationRequest Alone(const GenerationRequest& request, int index) {
+  GenerationRequest alone = request;
+  alone.num_completions = 1;
+  // As proto/ring/v1/inference.proto has it.
+  alone.sampling.seed += 0x9E3779B97F4A7C15 * static_cast<uint64_t>(index);
+  return alone;
+}
+
+// By request and completion, one rank's.
+const std::vector<std::vector<Completion>>& EachAlone() {
+  static const auto* const all = [] {
+    std::vector<GenerationRequest> requests;
+    for (const GenerationRequest& request : RequestsForSeveral()) {
+      for (int i = 0; i < request.num_completions; ++i) {
+        requests.push_back(Alone(request, i));
+      }
+    }
+    const std::vector<Completion> completions =
+        RunAll(GroupOptions({}), requests);
+    auto* const sorted = new std::vector<std::vector<Completion>>;
+    size_t next = 0;
+    for (const GenerationRequest& request : RequestsForSeveral()) {
+      const auto begin = completions.begin() + static_cast<int64_t>(next);
+      next += static_cast<size_t>(request.num_completions);
+      sorted->emplace_back(begin, begin + request.num_completions);
+    }
+    return sorted;
+  }();
+  return *all;
+}
+
+// Whole and in pieces of a prompt.
+class CompletionsTest : public SamplingOptionsTest {};
+
+TEST_P(CompletionsTest, EachIsThatOfARequestOfItsOwn) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  const std::vector<GenerationRequest> requests = RequestsForSeveral();
+  for (const int64_t max_batch_tokens : {512, 80}) {
+    MiniGroup::Options options = GroupOptions(GetParam());
+    options.max_batch_tokens = max_batch_tokens;
+    auto group = MiniGroup::Start(options);
+    ASSERT_TRUE(group.ok()) << group.status();
+    std::vector<uint64_t> ids;
+    for (const GenerationRequest& request : requests) {
+      ids.push_back((*group)->Submit(request));
+    }
+    for (size_t r = 0; r < requests.size(); ++r) {
+      for (int i = 0; i < requests[r].num_completions; ++i) {
+        const Completion completion = (*group)->Wait(ids[r], i);
+        const Completion& alone = EachAlone()[r][i];
+        EXPECT_TRUE(completion.error.ok()) << completion.error;
+        EXPECT_EQ(completion.tokens, alone.tokens) << r << ", " << i;
+        EXPECT_EQ(completion.finish, alone.finish) << r << ", " << i;
+        ASSERT_EQ(completion.logprobs.size(), alone.logprobs.size());
+        for (size_t t = 0; t < alone.logprobs.size(); ++t) {
+          EXPECT_NEAR(completion.logprobs[t], alone.logprobs[t], 1e-3);
+        }
+        // Equal if greedy, else different: the case would prove nothing.
+        if (i > 0) {
+          EXPECT_EQ(alone.tokens == EachAlone()[r][0].tokens,
+                    requests[r].sampling.temperature == 0);
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Meshes, CompletionsTest,
+                         testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
+                                         MeshCase{2, 2}, MeshCase{1, 2, true}),
+                         [](const auto& info) { return NameOf(info.param); });
+
+// Whose own logits a test can tell: of seed 0, run one after the other.
+GenerationRequest ScoredRequest(int prompt_tokens, int top) {
+  std::mt19937 random(prompt_tokens);
+  GenerationRequest request;
+  for (int i = 0; i < prompt_tokens; ++i) {
+    request.prompt.push_back(static_cast<int32_t>(random() % kTokenIds));
+  }
+  request.max_new_tokens = 12;
+  request.logprobs = true;
+  request.prompt_logprobs = top;
+  return request;
+}
+
+class PromptLogprobsTest : public SamplingOptionsTest {};
+
+TEST_P(PromptLogprobsTest, AreThoseOfTheRawLogits) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  LogitsLog log;
+  MiniGroup::Options options = GroupOptions(GetParam());
+  options.on_ready = [&log](int, const Mesh& mesh, Engine* engine) {
+    log.Watch(mesh, engine);
+  };
+  auto group = MiniGroup::Start(options);
+  ASSERT_TRUE(group.ok()) << group.status();
+  std::vector<GenerationRequest> requests;
+  std::vector<Completion> alone;
+  for (const auto& [tokens, top] :
+       {std::pair(1, 3), {2, 0}, {64, 20}, {65, 3}, {200, 5}}) {
+    const GenerationRequest request = ScoredRequest(tokens, top);
+    const Completion completion = (*group)->Run(request);
+    EXPECT_TRUE(completion.error.ok()) << completion.error;
+    ASSERT_EQ(completion.prompt_logprobs.size(), request.prompt.size() - 1);
+    for (size_t i = 1; i < request.prompt.size(); ++i) {
+      const PromptLogprob& token = completion.prompt_logprobs[i - 1];
+      const std::vector<float> raw = log.Of(0, static_cast<int64_t>(i));
+      EXPECT_NEAR(token.logprob, LogSoftmax(raw, request.prompt[i]), 1e-4) << i;
+      ExpectLikeliest(token.top, top, raw);
+    }
+    EXPECT_EQ(completion.tokens.size(), 12u);
+    requests.push_back(request);
+    alone.push_back(completion);
+  }
+  // All at once, and others that are not scored.
+  std::vector<uint64_t> ids;
+  for (const GenerationRequest& request : requests) {
+    ids.push_back((*group)->Submit(request));
+    GenerationRequest other = request;
+    other.prompt_logprobs.reset();
+    other.sampling.temperature = 1;
+    other.sampling.top_p = 0.5f;
+    other.sampling.presence_penalty = 1;
+    (*group)->Submit(other);
+  }
+  for (size_t r = 0; r < requests.size(); ++r) {
+    const Completion completion = (*group)->Wait(ids[r]);
+    EXPECT_EQ(completion.tokens, alone[r].tokens);
+    ASSERT_EQ(completion.prompt_logprobs.size(),
+              alone[r].prompt_logprobs.size());
+    for (size_t i = 0; i < completion.prompt_logprobs.size(); ++i) {
+      EXPECT_NEAR(completion.prompt_logprobs[i].logprob,
+                  alone[r].prompt_logprobs[i].logprob, 1e-3);
+    }
+  }
+}
+
+// Tokens have the log probabilities with which they were generated.
+TEST_P(PromptLogprobsTest, OfACompletionAreItsLogprobs) {
+  if (TestDevice() != "cpu" && GetParam().dp * GetParam().tp > 1) {
+    GTEST_SKIP() << "threads with a device each cannot talk";
+  }
+  auto group = MiniGroup::Start(GroupOptions(GetParam()));
+  ASSERT_TRUE(group.ok()) << group.status();
+  GenerationRequest request = ScoredRequest(50, 2);
+  request.max_new_tokens = 100;
+  request.top_logprobs = 2;
+  request.sampling.temperature = 1;
+  const Completion first = (*group)->Run(request);
+  GenerationRequest whole = request;
+  whole.prompt.insert(whole.prompt.end(), first.tokens.begin(),
+                      first.tokens.end());
+  whole.max_new_tokens = 1;
+  whole.num_completions = 3;  // told once
+  const uint64_t id = (*group)->Submit(whole);
+  const Completion second = (*group)->Wait(id);
+  ASSERT_EQ(second.prompt_logprobs.size(), 149u);
+  for (size_t i = 0; i < 100; ++i) {
+    EXPECT_NEAR(second.prompt_logprobs[49 + i].logprob, first.logprobs[i], 1e-3)
+        << i;
+    EXPECT_NEAR(second.prompt_logprobs[49 + i].top[0].logprob,
+                first.top_logprobs[i][0].logprob, 1e-3);
+  }
+  EXPECT_TRUE((*group)->Wait(id, 1).prompt_logprobs.empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Meshes, PromptLogprobsTest,
+                         testing::Values(MeshCase{1, 1}, MeshCase{1, 4},
+                                         MeshCase{2, 2}, MeshCase{1, 2, true}),
+                         [](const auto& info) { return NameOf(info.param); });
 
 using Recordings = std::map<int64_t, std::vector<std::string>>;
 
@@ -418,11 +639,13 @@ TEST(RecordingTest, ANumberNamesOneListOfOps) {
     ASSERT_TRUE((*group)->Run(request).error.ok());
   }
   group->reset();  // a step more may have run
-  std::set<int64_t> adjusted;
-  for (const auto& [number, ops] : recordings) {
-    adjusted.insert(std::count(ops.begin(), ops.end(), "AdjustLogits"));
+  for (const char* const op : {"AdjustLogits", "TopLogits"}) {
+    std::set<int64_t> times;
+    for (const auto& [number, ops] : recordings) {
+      times.insert(std::count(ops.begin(), ops.end(), op));
+    }
+    EXPECT_THAT(times, testing::ElementsAre(0, 1)) << op;
   }
-  EXPECT_THAT(adjusted, testing::ElementsAre(0, 1));
 }
 
 // Counts are those of the whole text, wherever its tokens came from.

@@ -69,8 +69,28 @@ class FakeGroup {
       last_row[segment.sequence()] = rows - 1;
     }
     EXPECT_LE(rows, options_.max_batch_tokens);
+    // Sequences that begin with what others have in this step.
+    for (const v1::CacheCopy& copy : plan.state_copies()) {
+      EXPECT_TRUE(sequences.insert(copy.to()).second);
+      length_[copy.to()] = length_[copy.from()];
+      last_row[copy.to()] = last_row.at(copy.from());
+      for (int64_t p = 0; p < length_[copy.to()]; p += kPageTokens) {
+        const auto index = static_cast<int>(p / kPageTokens);
+        const bool filled = p + kPageTokens <= length_[copy.to()];
+        EXPECT_EQ(page_table_[copy.to()].at(index) ==
+                      page_table_[copy.from()].at(index),
+                  filled)
+            << "page " << index;
+      }
+    }
     v1::StepResult result;
     for (const v1::Sample& sample : plan.samples()) {
+      if (sample.has_given()) {
+        EXPECT_EQ(sample.sequence(), -1);
+        EXPECT_LT(sample.row(), rows);
+        result.add_samples()->set_token(sample.given());
+        continue;
+      }
       EXPECT_EQ(sample.row(), last_row.at(sample.sequence()));
       EXPECT_EQ(sample.position(), length_[sample.sequence()]);
       v1::SampleResult* const drawn = result.add_samples();
@@ -363,6 +383,262 @@ TEST(SchedulerTest, DropsExpiredRequests) {
   ExpectAllFree(scheduler, options);
 }
 
+GenerationRequest Completions(uint64_t id, int prompt_tokens, int new_tokens,
+                              int completions) {
+  GenerationRequest request = Request(id, prompt_tokens, new_tokens);
+  request.num_completions = completions;
+  return request;
+}
+
+TEST(CompletionsTest, ShareThePromptAndItsPages) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  GenerationRequest request = Completions(1, 150, 3, 3);
+  request.sampling.seed = 40;
+  request.sampling.frequency_penalty = 1;
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  // Two pages that the prompt fills, and one for each completion.
+  EXPECT_EQ(scheduler.Load().free_pages, options.cache.num_pages - 2 - 3);
+  EXPECT_EQ(scheduler.Load().free_slots, options.cache.num_slots - 3);
+  EXPECT_EQ(plan.groups(0).segments_size(), 1);
+  EXPECT_EQ(plan.groups(0).samples_size(), 0);
+  EXPECT_EQ(plan.groups(0).state_copies_size(), 0);
+  scheduler.Commit({group.Run(plan.groups(0))});
+
+  // The end of the prompt is computed once, and drawn from by all.
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  const v1::GroupPlan& last = plan.groups(0);
+  ASSERT_EQ(last.segments_size(), 1);
+  EXPECT_EQ(last.segments(0).tokens_size(), 150 - 128);
+  ASSERT_EQ(last.samples_size(), 3);
+  EXPECT_EQ(last.state_copies_size(), 2);
+  EXPECT_EQ(last.page_copies_size(), 2);
+  EXPECT_EQ(last.adjustment_copies_size(), 2);
+  std::set<uint64_t> seeds;
+  for (const v1::Sample& sample : last.samples()) {
+    EXPECT_EQ(sample.row(), 150 - 128 - 1);
+    EXPECT_EQ(sample.position(), 150);
+    seeds.insert(sample.seed());
+  }
+  EXPECT_EQ(last.samples(0).seed(), 40u);
+  EXPECT_EQ(seeds.size(), 3u);
+  scheduler.Commit({group.Run(last)});
+
+  // Then each has its rows.
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(plan.groups(0).segments_size(), 3);
+  EXPECT_TRUE(plan.decode_only());
+  EXPECT_EQ(plan.groups(0).state_copies_size(), 0);
+  scheduler.Commit({group.Run(plan.groups(0))});
+  std::vector<FakeGroup> groups = {group};
+  std::map<int, size_t> tokens;
+  for (const TokenEvent& event : RunAll(&scheduler, &groups)) {
+    EXPECT_EQ(event.start_index,
+              static_cast<int64_t>(tokens[event.completion]));
+    tokens[event.completion] += event.tokens.size();
+  }
+  EXPECT_EQ(tokens, (std::map<int, size_t>{{0, 3}, {1, 3}, {2, 3}}));
+  ExpectAllFree(scheduler, options);
+}
+
+// A token that ends completion 0 at once leaves its state to nobody's harm.
+TEST(CompletionsTest, EndOneByOne) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  GenerationRequest request = Completions(1, 70, 10, 3);
+  request.eos_token_ids = {7};
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  v1::StepResult result;
+  for (const int token : {7, 3, 3}) result.add_samples()->set_token(token);
+  scheduler.Commit({result});
+  EXPECT_EQ(scheduler.Load().free_slots, options.cache.num_slots - 2);
+  scheduler.CancelCompletion(1, 2);
+  scheduler.CancelCompletion(1, 0);  // has ended
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(plan.groups(0).segments_size(), 1);
+  EXPECT_EQ(scheduler.Load().free_slots, options.cache.num_slots - 1);
+  scheduler.Cancel(1);
+  v1::StepResult one;
+  one.add_samples()->set_token(3);
+  scheduler.Commit({one});
+  EXPECT_FALSE(scheduler.NextPlan(&plan));
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(CompletionsTest, OneIsNotCancelledBeforeItsFirstToken) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  ASSERT_TRUE(scheduler.Submit(Completions(1, 300, 2, 2)).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  scheduler.Commit({groups[0].Run(plan.groups(0))});
+  scheduler.CancelCompletion(1, 0);
+  scheduler.CancelCompletion(1, 1);
+  EXPECT_EQ(RunAll(&scheduler, &groups).size(), 4u);
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(CompletionsTest, CancelInThePromptFreesAll) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  ASSERT_TRUE(scheduler.Submit(Completions(1, 300, 20, 4)).ok());
+  v1::BatchPlan first, second;
+  ASSERT_TRUE(scheduler.NextPlan(&first));
+  ASSERT_TRUE(scheduler.NextPlan(&second));
+  scheduler.Cancel(1);
+  v1::BatchPlan none;
+  EXPECT_FALSE(scheduler.NextPlan(&none));
+  scheduler.Commit({v1::StepResult()});
+  scheduler.Commit({v1::StepResult()});
+  ExpectAllFree(scheduler, options);
+  EXPECT_FALSE(scheduler.HasWork());
+}
+
+TEST(CompletionsTest, OneErrorEndsThemAllOnce) {
+  const Scheduler::Options options = SmallOptions();
+  for (const bool expires : {false, true}) {
+    Scheduler scheduler(options);
+    GenerationRequest request = Completions(1, 70, 10, 3);
+    // Later than the first plan, which is made at once.
+    if (expires) {
+      request.deadline =
+          std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
+    }
+    ASSERT_TRUE(scheduler.Submit(request).ok());
+    v1::BatchPlan plan;
+    ASSERT_TRUE(scheduler.NextPlan(&plan));
+    v1::StepResult result;
+    for (const int token : {3, expires ? 3 : -1, 3}) {
+      result.add_samples()->set_token(token);
+    }
+    scheduler.Commit({result});
+    while (expires && std::chrono::steady_clock::now() < *request.deadline) {
+    }
+    EXPECT_FALSE(scheduler.NextPlan(&plan));
+    const std::vector<TokenEvent> events = scheduler.TakeEvents();
+    int errors = 0;
+    for (const TokenEvent& event : events) errors += event.error.ok() ? 0 : 1;
+    EXPECT_EQ(errors, 1);
+    EXPECT_FALSE(events.back().error.ok()) << "an event after the error";
+    ExpectAllFree(scheduler, options);
+  }
+}
+
+TEST(CompletionsTest, AreAdmittedTogether) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  ASSERT_TRUE(scheduler.Submit(Completions(1, 10, 5, 2)).ok());
+  ASSERT_TRUE(scheduler.Submit(Completions(2, 10, 5, 3)).ok());
+  ASSERT_TRUE(scheduler.Submit(Request(3, 10, 5)).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(scheduler.Load().running, 2);
+  EXPECT_EQ(scheduler.Load().queued, 2);  // nobody overtakes
+  scheduler.Cancel(1);
+  scheduler.Commit({group.Run(plan.groups(0))});
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  EXPECT_EQ(scheduler.Load().running, 4);
+  EXPECT_EQ(scheduler.Load().queued, 0);
+}
+
+TEST(CompletionsTest, LimitsAreThoseOfAllTogether) {
+  Scheduler::Options options = SmallOptions();
+  options.cache.num_pages = 8;
+  Scheduler scheduler(options);
+  EXPECT_THAT(std::string(scheduler.Submit(Completions(1, 4, 4, 5)).message()),
+              HasSubstr("5 completions of one prompt: not in [1, 16], or more "
+                        "than the 4 sequences"));
+  EXPECT_FALSE(scheduler.Submit(Completions(1, 4, 4, 0)).ok());
+  GenerationRequest continued = Completions(1, 4, 4, 2);
+  continued.generated = {1, 2};
+  EXPECT_THAT(std::string(scheduler.Submit(continued).message()),
+              HasSubstr("2 completions cannot go on after the same 2 tokens"));
+  EXPECT_THAT(
+      std::string(scheduler.Submit(Completions(1, 64 * 7, 4, 2)).message()),
+      HasSubstr("a prompt of 448 tokens leaves no room to generate 2 "
+                "completions"));
+  // Each gets the same share of what the prompt leaves: 3 pages.
+  std::vector<FakeGroup> groups(1, FakeGroup(options));
+  ASSERT_TRUE(scheduler.Submit(Completions(1, 130, 1000, 2)).ok());
+  int64_t tokens = 0;
+  for (const TokenEvent& event : RunAll(&scheduler, &groups)) {
+    tokens += static_cast<int64_t>(event.tokens.size());
+    if (event.finish != FinishReason::kNone) {
+      EXPECT_EQ(event.finish, FinishReason::kContextFull);
+    }
+  }
+  EXPECT_EQ(tokens, 2 * (5 * 64 - 130));
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(PromptLogprobsTest, AreThoseOfFewRowsAStep) {
+  Scheduler::Options options = SmallOptions();
+  options.max_batch_tokens = 512;
+  Scheduler scheduler(options);
+  FakeGroup group(options);
+  GenerationRequest scored = Request(1, 150, 2);
+  scored.prompt_logprobs = 4;
+  ASSERT_TRUE(scheduler.Submit(scored).ok());
+  scored.id = 2;
+  ASSERT_TRUE(scheduler.Submit(scored).ok());
+  ASSERT_TRUE(scheduler.Submit(Request(3, 150, 2)).ok());
+  std::map<uint64_t, int> scores;
+  std::map<uint64_t, int> tokens;
+  std::vector<int> most;
+  v1::BatchPlan plan;
+  while (scheduler.HasWork() && scheduler.NextPlan(&plan)) {
+    int given = 0;
+    for (const v1::Sample& sample : plan.groups(0).samples()) {
+      if (!sample.has_given()) continue;
+      ++given;
+      EXPECT_EQ(sample.num_top(), 4);
+      EXPECT_EQ(sample.given(), sample.position() % 100);
+    }
+    most.push_back(given);
+    scheduler.Commit({group.Run(plan.groups(0))});
+    for (const TokenEvent& event : scheduler.TakeEvents()) {
+      if (!event.prompt_logprobs.empty()) {
+        EXPECT_EQ(tokens[event.id], 0) << "the prompt comes first";
+        EXPECT_TRUE(event.tokens.empty());
+      }
+      scores[event.id] += static_cast<int>(event.prompt_logprobs.size());
+      tokens[event.id] += static_cast<int>(event.tokens.size());
+    }
+  }
+  // The oldest first; the last row of a prompt is drawn from, not scored.
+  EXPECT_THAT(most, ElementsAre(64, 64, 21, 64, 64, 21, 0));
+  EXPECT_THAT(scores, ElementsAre(testing::Pair(1, 149), testing::Pair(2, 149),
+                                  testing::Pair(3, 0)));
+  EXPECT_THAT(tokens, ElementsAre(testing::Pair(1, 2), testing::Pair(2, 2),
+                                  testing::Pair(3, 2)));
+  ExpectAllFree(scheduler, options);
+}
+
+TEST(PromptLogprobsTest, RowsThatAreNotNumbersEndTheRequest) {
+  const Scheduler::Options options = SmallOptions();
+  Scheduler scheduler(options);
+  GenerationRequest request = Request(1, 3, 5);
+  request.prompt_logprobs = 0;
+  ASSERT_TRUE(scheduler.Submit(request).ok());
+  v1::BatchPlan plan;
+  ASSERT_TRUE(scheduler.NextPlan(&plan));
+  v1::StepResult result;
+  for (const int token : {1, -1, 5}) result.add_samples()->set_token(token);
+  scheduler.Commit({result});
+  const std::vector<TokenEvent> events = scheduler.TakeEvents();
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_THAT(std::string(events[1].error.message()),
+              HasSubstr("position 2 are not numbers"));
+  ExpectAllFree(scheduler, options);
+}
+
 TEST(SchedulerTest, DrainRefusesNewAndEndsWhenEmpty) {
   const Scheduler::Options options = SmallOptions();
   Scheduler scheduler(options);
@@ -426,9 +702,9 @@ TEST(DecodeBucketTest, HoldsTheRows) {
   EXPECT_EQ(DecodeBucket(17), 24);
 }
 
-// 1,000 requests of random lengths arrive, some are cancelled, over two
-// groups: every one that was not cancelled gets all its tokens in order, and
-// no page or slot is lost.
+// 1,000 requests of random lengths, some for several completions, arrive, some
+// are cancelled, over two groups: every one that was not cancelled gets all its
+// tokens in order, and no page or slot is lost.
 TEST(SchedulerTest, ServesRandomArrivalsWithoutLosingAnything) {
   Scheduler::Options options = SmallOptions();
   options.data_parallel = 2;
@@ -436,22 +712,36 @@ TEST(SchedulerTest, ServesRandomArrivalsWithoutLosingAnything) {
   Scheduler scheduler(options);
   std::vector<FakeGroup> groups(2, FakeGroup(options));
   std::mt19937 random(7);
-  std::map<uint64_t, int64_t> wanted;
-  std::map<uint64_t, int64_t> received;
-  std::set<uint64_t> cancelled, finished;
+  using Key = std::pair<uint64_t, int>;  // request and completion
+  std::map<Key, int64_t> wanted;
+  std::map<Key, int64_t> received;
+  std::set<Key> finished, cancelled;
   uint64_t next_id = 0;
   v1::BatchPlan plan;
   while (next_id < 1000 || scheduler.HasWork()) {
     for (int i = static_cast<int>(random() % 3); i > 0 && next_id < 1000; --i) {
       const int new_tokens = 1 + static_cast<int>(random() % 40);
       const int prompt = 1 + static_cast<int>(random() % 300);
-      if (!scheduler.Submit(Request(next_id, prompt, new_tokens)).ok()) break;
-      wanted[next_id++] = new_tokens;
+      const int count =
+          random() % 4 == 0 ? 2 + static_cast<int>(random() % 3) : 1;
+      if (!scheduler.Submit(Completions(next_id, prompt, new_tokens, count))
+               .ok()) {
+        break;
+      }
+      for (int c = 0; c < count; ++c) wanted[{next_id, c}] = new_tokens;
+      ++next_id;
     }
     if (random() % 8 == 0 && next_id > 0) {
       const uint64_t id = random() % next_id;
-      scheduler.Cancel(id);
-      cancelled.insert(id);
+      // All of it, or one completion; what a request does not have is ignored.
+      const int completion = static_cast<int>(random() % 4);
+      if (random() % 2 == 0) {
+        scheduler.Cancel(id);
+        for (int c = 0; c < 4; ++c) cancelled.insert({id, c});
+      } else {
+        scheduler.CancelCompletion(id, completion);
+        cancelled.insert({id, completion});
+      }
     }
     if (scheduler.NextPlan(&plan)) {
       std::vector<v1::StepResult> results;
@@ -461,16 +751,17 @@ TEST(SchedulerTest, ServesRandomArrivalsWithoutLosingAnything) {
       scheduler.Commit(results);
     }
     for (const TokenEvent& event : scheduler.TakeEvents()) {
-      ASSERT_EQ(event.start_index, received[event.id]);
-      ASSERT_EQ(finished.count(event.id), 0u);
-      received[event.id] += static_cast<int64_t>(event.tokens.size());
-      if (event.finish != FinishReason::kNone) finished.insert(event.id);
+      const Key key = {event.id, event.completion};
+      ASSERT_EQ(event.start_index, received[key]);
+      ASSERT_EQ(finished.count(key), 0u);
+      received[key] += static_cast<int64_t>(event.tokens.size());
+      if (event.finish != FinishReason::kNone) finished.insert(key);
     }
   }
-  for (const auto& [id, count] : wanted) {
-    if (cancelled.count(id) == 0) {
-      EXPECT_EQ(received[id], count) << id;
-      EXPECT_EQ(finished.count(id), 1u) << id;
+  for (const auto& [key, count] : wanted) {
+    if (cancelled.count(key) == 0) {
+      EXPECT_EQ(received[key], count) << key.first << " " << key.second;
+      EXPECT_EQ(finished.count(key), 1u) << key.first << " " << key.second;
     }
   }
   ExpectAllFree(scheduler, options);

@@ -15,7 +15,14 @@ namespace ring {
 // plans that were sent; a token whose row is planned may not be known yet, as
 // plans run ahead of results.
 struct SequenceState {
+  // With the seed of this completion.
   GenerationRequest request;
+  // Its index among the completions of the request. The others begin with what
+  // completion 0 has computed of the prompt.
+  int completion = 0;
+  // The others, admitted together with completion 0: what they wait for is its
+  // prompt. Empty from then on.
+  std::vector<SequenceState*> followers;
 
   // Prompt and the part of the completion that came with the request: the rows
   // whose tokens are known from the start.
@@ -23,6 +30,7 @@ struct SequenceState {
   // New tokens, in order, as far as results are in.
   int64_t num_committed = 0;
   int64_t num_sampled = 0;  // samples planned; >= num_committed
+  int64_t num_scored = 0;   // tokens of the prompt, results of which are in
   // Samples after which the sequence ends with `limit_reason`.
   int64_t max_samples = 0;
   FinishReason limit_reason = FinishReason::kLength;
@@ -30,8 +38,10 @@ struct SequenceState {
   // Where it lives. -1: not admitted.
   int group = -1;
   int slot = -1;
-  std::vector<int32_t> pages;  // in order of position
-  int reserved_pages = 0;      // promised, not taken yet
+  // In order of position. Pages that the prompt fills are those of all
+  // completions.
+  std::vector<int32_t> pages;
+  int reserved_pages = 0;  // promised, not taken yet
 
   int64_t planned_rows = 0;  // positions [0, planned_rows) are planned
   int plans_in_flight = 0;   // sent plans that hold rows of this sequence

@@ -400,6 +400,8 @@ TEST(SamplingCudaTest, DrawsTheSameTokens) {
       row.min_p = i % 7 == 0 ? 0.05f : 0;
       row.seed = 1234567890123ull * i;
       row.position = 17 * i;
+      // The first id, one of the middle, and one that is never drawn.
+      if (i % 8 == 7) row.given = static_cast<int32_t>(i / 8 * (cols / 2));
       rows.push_back(row);
     }
     const int64_t n = static_cast<int64_t>(rows.size());

@@ -127,13 +127,10 @@ TEST_F(CacheCopyTest, CopiesEveryLayerAndNothingElse) {
 
 TEST_F(CacheCopyTest, ACopiedSequenceGoesOnLikeTheOriginalOfItsOwn) {
   v1::BatchPlan prompt = NewPlan(5);
-  SetPage(0, 0, prompt.mutable_groups(0));
-  Add(0, 0, {809, 39, 265, 12, 7}, prompt.mutable_groups(0));
-  Step(prompt);
-
-  // Sequence 2 takes over in slot 2 and page 3.
-  v1::BatchPlan fork = NewPlan(2);
-  v1::GroupPlan* const group = fork.mutable_groups(0);
+  v1::GroupPlan* group = prompt.mutable_groups(0);
+  SetPage(0, 0, group);
+  Add(0, 0, {809, 39, 265, 12, 7}, group);
+  // Sequence 2 takes what the step leaves, in slot 2 and page 3.
   v1::CacheCopy* const state = group->add_state_copies();
   state->set_from(0);
   state->set_to(2);
@@ -141,6 +138,10 @@ TEST_F(CacheCopyTest, ACopiedSequenceGoesOnLikeTheOriginalOfItsOwn) {
   page->set_from(0);
   page->set_to(3);
   SetPage(2, 3, group);
+  Step(prompt);
+
+  v1::BatchPlan fork = NewPlan(2);
+  group = fork.mutable_groups(0);
   Add(0, 5, {100}, group);
   Add(2, 5, {100}, group);
   const v1::StepResult both = Step(fork);
