@@ -197,4 +197,27 @@ __device__ inline void NormAndRotatePart(const T* head, const float* weight,
   }
 }
 
+// The columns of one part of x in all lanes.
+inline constexpr int kPartColumns = 4 * kHeadLanes;
+
+// Rotation of x where half is kDistance * kPartColumns, so that a lane has both
+// halves of every pair.
+template <int kDistance, int kParts>
+__device__ inline void RotatePairs(const float* cos, const float* sin,
+                                   float (&x)[kParts][4]) {
+#pragma unroll
+  for (int j = 0; j < kDistance; ++j) {
+    float c[4], s[4];
+    LoadFour(cos + HeadColumn(j), c);
+    LoadFour(sin + HeadColumn(j), s);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float lower = x[j][e];
+      const float upper = x[j + kDistance][e];
+      x[j][e] = lower * c[e] - upper * s[e];
+      x[j + kDistance][e] = upper * c[e] + lower * s[e];
+    }
+  }
+}
+
 }  // namespace ring::cuda

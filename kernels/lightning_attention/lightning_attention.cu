@@ -2,6 +2,8 @@
 //
 // FinishRows: a block owns one norm group of one row, a thread 4 of its
 // elements at a time. Bound: memory.
+// FinishManyRows, for steps with prompts: a warp owns one norm group of 4 rows,
+// of which it has all elements in registers. Bound: memory.
 #include <algorithm>
 
 #include "kernels/attention_rows.cuh"
@@ -12,6 +14,15 @@ namespace ring::cuda {
 namespace {
 
 constexpr int kFinishThreads = 256;
+constexpr int kWarpRows = 4;          // of FinishManyRows
+constexpr int kMaxWarpParts = 8;      // of a norm group
+constexpr int kWarpPart = 4 * kWarp;  // elements
+
+// The sigmoid, approximate where the result is rounded to bf16.
+template <typename Out>
+__device__ float GateOf(float x) {
+  return sizeof(Out) == 2 ? __fdividef(1.0f, 1.0f + __expf(-x)) : Sigmoid(x);
+}
 
 template <typename T, typename Out>
 __global__ void __launch_bounds__(kFinishThreads)
@@ -24,15 +35,16 @@ __global__ void __launch_bounds__(kFinishThreads)
   // alone.
   cudaGridDependencySynchronize();
   if (segment < 0) return;
-  const int64_t width = int64_t{args.num_heads} * args.head_dim;
-  const int64_t group_width = width / max(args.groups, 1);
+  const int width = args.num_heads * args.head_dim;
+  const int group_width = width / max(args.groups, 1);
   const float* const o = args.workspace + row * width;
   const T* const gate = static_cast<const T*>(args.gate) + row * width;
   Out* const out = static_cast<Out*>(args.out) + row * width;
-  const int64_t begin = blockIdx.y * group_width;
-  const int64_t end = begin + group_width;
+  const int begin = static_cast<int>(blockIdx.y) * group_width;
+  const int end = begin + group_width;
   float squares = 0;
-  for (int64_t i = begin + threadIdx.x * 4; i < end; i += kFinishThreads * 4) {
+  for (int i = begin + static_cast<int>(threadIdx.x) * 4; i < end;
+       i += kFinishThreads * 4) {
     float x[4];
     LoadFour(o + i, x);
 #pragma unroll
@@ -45,14 +57,63 @@ __global__ void __launch_bounds__(kFinishThreads)
   } else {
     scale = InverseRms(sum, group_width, args.eps);
   }
-  for (int64_t i = begin + threadIdx.x * 4; i < end; i += kFinishThreads * 4) {
+  for (int i = begin + static_cast<int>(threadIdx.x) * 4; i < end;
+       i += kFinishThreads * 4) {
     float x[4], weight[4], g[4];
     LoadFour(o + i, x);
     LoadFour(args.g_norm + i, weight);
     LoadFour(gate + i, g);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) x[e] *= scale * weight[e] * Sigmoid(g[e]);
+    for (int e = 0; e < 4; ++e) x[e] *= scale * weight[e] * GateOf<Out>(g[e]);
     StoreFour(x, out + i);
+  }
+}
+
+template <typename T, typename Out>
+__global__ void __launch_bounds__(kFinishThreads)
+    FinishManyRows(LightningAttentionArgs args) {
+  const int width = args.num_heads * args.head_dim;
+  const int group_width = width / max(args.groups, 1);
+  const int lane = threadIdx.x % kWarp;
+  const int begin = static_cast<int>(blockIdx.y) * group_width;
+  const auto for_parts = [&](auto body) {
+#pragma unroll
+    for (int part = 0; part < kMaxWarpParts; ++part) {
+      const int i = part * kWarpPart + lane * 4;
+      if (i < group_width) body(part, begin + i);
+    }
+  };
+  float weight[kMaxWarpParts][4];
+  for_parts([&](int part, int i) { LoadFour(args.g_norm + i, weight[part]); });
+  const int64_t first =
+      (int64_t{blockIdx.x} * kFinishThreads + threadIdx.x) / kWarp * kWarpRows;
+  for (int64_t row = first; row < min(first + kWarpRows, args.rows); ++row) {
+    if (SegmentOfRow(args.segments, row) < 0) continue;
+    const float* const o = args.workspace + row * width;
+    const T* const gate = static_cast<const T*>(args.gate) + row * width;
+    Out* const out = static_cast<Out*>(args.out) + row * width;
+    float x[kMaxWarpParts][4], g[kMaxWarpParts][4];
+    for_parts([&](int part, int i) { LoadFour(o + i, x[part]); });
+    for_parts([&](int part, int i) { LoadFour(gate + i, g[part]); });
+    float squares = 0;
+    for_parts([&](int part, int) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) squares += x[part][e] * x[part][e];
+    });
+    const float sum = WarpSum(squares);
+    float scale = 1.0f;
+    if (args.groups == 0) {
+      if (lane == 0) args.sum_of_squares[row] = sum;
+    } else {
+      scale = InverseRms(sum, group_width, args.eps);
+    }
+    for_parts([&](int part, int i) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        x[part][e] *= scale * weight[part][e] * GateOf<Out>(g[part][e]);
+      }
+      StoreFour(x[part], out + i);
+    });
   }
 }
 
@@ -70,15 +131,25 @@ void LightningAttention(const LightningAttentionArgs& args, Stream* stream) {
   RING_CHECK_EQ(args.rope.half % 4, 0);
   if (args.rows == 0 || segments.num_segments == 0) return;
   if (segments.num_decode_segments > 0) LightningDecodeSegments(args, stream);
-  if (segments.num_segments > segments.num_decode_segments) {
-    LightningPromptSegments(args, stream);
-  }
-  const dim3 grid(Blocks(args.rows, 1),
-                  static_cast<unsigned>(std::max(args.groups, 1)));
+  const bool prompts = segments.num_segments > segments.num_decode_segments;
+  if (prompts) LightningPromptSegments(args, stream);
+  const unsigned groups = static_cast<unsigned>(std::max(args.groups, 1));
+  const bool by_warp = prompts && args.num_heads * args.head_dim / groups <=
+                                      kMaxWarpParts * kWarpPart;
   WithFloatType(args.qkv_dtype, [&](auto type) {
     WithFloatType(args.out_dtype, [&](auto out) {
-      LaunchOverlapped(FinishRows<decltype(type), decltype(out)>, grid,
-                       dim3(kFinishThreads), 0, stream, args);
+      using T = decltype(type);
+      using Out = decltype(out);
+      if (by_warp) {
+        const dim3 grid(Blocks(args.rows, kFinishThreads / kWarp * kWarpRows),
+                        groups);
+        FinishManyRows<T, Out>
+            <<<grid, kFinishThreads, 0, stream->get()>>>(args);
+        CheckLaunch("FinishManyRows");
+      } else {
+        LaunchOverlapped(FinishRows<T, Out>, dim3(Blocks(args.rows, 1), groups),
+                         dim3(kFinishThreads), 0, stream, args);
+      }
     });
   });
 }

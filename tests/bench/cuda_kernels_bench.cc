@@ -521,7 +521,7 @@ void SmallOps(Bench* bench) {
   }
 }
 
-void Attention(Bench* bench) {
+void Lightning(Bench* bench) {
   for (int batch : {1, 64, 256}) LightningDecode(bench, batch);
   for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
     LightningPrompt(bench, kHeads, 4096, dtype);
@@ -529,6 +529,9 @@ void Attention(Bench* bench) {
     LightningPrompt(bench, 8, 65536, dtype);
     LightningPrompt(bench, 4, 32768, dtype);
   }
+}
+
+void Paged(Bench* bench) {
   for (int batch : {1, 8}) PagedDecode(bench, batch, 131072);
   for (int batch : {1, 64, 256}) PagedDecode(bench, batch, 4096);
   PagedPrompt(bench, 4096, 0);
@@ -540,7 +543,8 @@ void Attention(Bench* bench) {
 void Main(const std::string& part) {
   Bench bench;
   bench.MeasureMemory();
-  if (part.empty() || part == "attention") Attention(&bench);
+  if (part.empty() || part == "lightning") Lightning(&bench);
+  if (part.empty() || part == "paged") Paged(&bench);
   if (part.empty() || part == "decode") Decode(&bench);
   if (part.empty() || part == "small") SmallOps(&bench);
 }
@@ -548,5 +552,6 @@ void Main(const std::string& part) {
 }  // namespace
 }  // namespace ring
 
-// Argument: "attention", "decode" or "small", for one part of the table.
+// Argument: "lightning", "paged", "decode" or "small", for one part of the
+// table.
 int main(int argc, char** argv) { ring::Main(argc > 1 ? argv[1] : ""); }

@@ -175,6 +175,7 @@ TEST_P(LightningCudaTest, ChunksAndBlocksOfAnyLengthAgree) {
   const Step cut = PromptStep({LightningBlockRows(9) * 2 + 5});
   Compare(cut, {9, 3, true, true, dim / 2}, tolerance);
   Compare(cut, {9, 1, false, true, dim / 4}, tolerance);
+  Compare(cut, {9, 3, false, true, dim / 2}, tolerance);
 }
 INSTANTIATE_TEST_SUITE_P(All, LightningCudaTest, testing::ValuesIn(kCases),
                          NameOfCase);
