@@ -22,11 +22,13 @@ constexpr int32_t kEos[] = {807, 808};
 constexpr double kBfloat16Tolerance = 2e-2;
 constexpr double kFloat32Tolerance = 1e-4;
 // With bf16 rounding, a token whose router scores are nearly tied may go to
-// another expert than in float64, which moves the logits by up to 4% (the
-// float64 model with roundings put in shows the same on the same prompts). So
-// many of the 43 prompts may exceed the tolerance for that reason, by so much.
+// another expert, or group of experts, than in float64. So many of the 43 prompts
+// may exceed the tolerance for that reason. By how much: turning one choice of
+// one token in the float64 model, of those that less than 2e-3 decides, moves
+// the logits by up to 0.105; what ranks show is then the same (0.080 for prompt
+// 30 in float64, 0.079 and 0.082 on a GPU).
 constexpr int kFlippedPrompts = 4;
-constexpr double kFlippedTolerance = 5e-2;
+constexpr double kFlippedTolerance = 0.11;
 // Of the 80 tokens whose hidden states are known: those that went to another
 // expert, and those that attend to them.
 constexpr int kFlippedTokens = 8;
