@@ -1,12 +1,16 @@
 #include "coordinator/request.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 
 namespace ring {
 namespace {
+
+// Of what a group may say that a step took: sums of it stay in range.
+constexpr int64_t kMaxTimeUs = int64_t{1} << 50;
 
 int64_t Microseconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::microseconds>(duration)
@@ -141,11 +145,31 @@ absl::Status Request::Check(const v1::RequestTokens& tokens) const {
         "the worker group sent token id ", id, ", which is not in [0, ",
         args_.model->num_token_ids - 1, "]"));
   }
+  if (tokens.token_ids_size() > max_tokens_ - expected) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent ", tokens.token_ids_size(),
+        " tokens where at most ", max_tokens_ - expected, " can follow"));
+  }
+  if (!v1::GroupFinish_IsValid(tokens.finish())) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent the unknown finish ", tokens.finish()));
+  }
+  for (const int64_t time_us : {tokens.queue_us(), tokens.prefill_us()}) {
+    if (time_us >= 0 && time_us <= kMaxTimeUs) continue;
+    return absl::InternalError(
+        absl::StrCat("the worker group sent a time of ", time_us,
+                     " us, which is not in [0, ", kMaxTimeUs, "]"));
+  }
   if (args_.options.logprobs &&
       tokens.logprobs_size() != tokens.token_ids_size()) {
     return absl::InternalError(
         absl::StrCat("the worker group sent ", tokens.logprobs_size(),
                      " logprobs for ", tokens.token_ids_size(), " tokens"));
+  }
+  for (const float logprob : tokens.logprobs()) {
+    if (std::isfinite(logprob)) continue;
+    return absl::InternalError(
+        absl::StrCat("the worker group sent the logprob ", logprob));
   }
   return absl::OkStatus();
 }
