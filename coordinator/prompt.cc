@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "coordinator/text/reasoning_splitter.h"
 #include "kernels/base/status_macros.h"
@@ -15,7 +17,31 @@ namespace {
 // some white space.
 constexpr size_t kTailTokens = 32;
 
-absl::StatusOr<std::string> Render(const v1::Chat& chat,
+// The words of a message, so that they cannot end it or begin another.
+// Templates look for the tags of reasoning in an assistant's: those stay.
+std::string GuardContent(const v1::ChatMessage& message,
+                         const Tokenizer& tokenizer) {
+  const absl::string_view text = message.content();
+  if (message.role() != "assistant") return tokenizer.Guard(text);
+  std::string guarded;
+  size_t done = 0;
+  for (size_t at = text.find('<'); at != text.npos; at = text.find('<', at)) {
+    absl::string_view tag;
+    for (const absl::string_view known : {kThinkOpenTag, kThinkCloseTag}) {
+      if (absl::StartsWith(text.substr(at), known)) tag = known;
+    }
+    if (tag.empty()) {
+      ++at;
+      continue;
+    }
+    absl::StrAppend(&guarded, tokenizer.Guard(text.substr(done, at - done)),
+                    tag);
+    done = at += tag.size();
+  }
+  return guarded + tokenizer.Guard(text.substr(done));
+}
+
+absl::StatusOr<std::string> Render(const v1::Chat& chat, AddedTokens mode,
                                    const ServedModel& model) {
   if (model.chat_template == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -30,8 +56,10 @@ absl::StatusOr<std::string> Render(const v1::Chat& chat,
       return absl::InvalidArgumentError("a chat message has no role");
     }
     ChatMessage& to = request.messages.emplace_back();
-    to.role = message.role();
-    to.content = message.content();
+    const bool guards = mode == AddedTokens::kGuarded;
+    to.role = guards ? model.tokenizer->Guard(message.role()) : message.role();
+    to.content =
+        guards ? GuardContent(message, *model.tokenizer) : message.content();
   }
   if (chat.has_add_generation_prompt()) {
     request.add_generation_prompt = chat.add_generation_prompt();
@@ -47,14 +75,15 @@ absl::StatusOr<Prompt> FromText(std::string text, AddedTokens mode,
   Prompt prompt;
   RING_ASSIGN_OR_RETURN(prompt.ids, model.tokenizer->Encode(text, mode));
   prompt.starts_in_thinking = PromptEndsInThinking(text);
-  prompt.text = std::move(text);
+  prompt.text = mode == AddedTokens::kGuarded ? Tokenizer::Unguard(text)
+                                              : std::move(text);
   return prompt;
 }
 
-absl::StatusOr<Prompt> FromChat(const v1::Chat& chat,
+absl::StatusOr<Prompt> FromChat(const v1::Chat& chat, AddedTokens mode,
                                 const ServedModel& model) {
-  RING_ASSIGN_OR_RETURN(std::string text, Render(chat, model));
-  return FromText(std::move(text), AddedTokens::kRecognise, model);
+  RING_ASSIGN_OR_RETURN(std::string text, Render(chat, mode, model));
+  return FromText(std::move(text), mode, model);
 }
 
 absl::StatusOr<Prompt> FromIds(const v1::TokenIds& list,
@@ -76,20 +105,22 @@ absl::StatusOr<Prompt> FromIds(const v1::TokenIds& list,
   return prompt;
 }
 
+// parse_special of a request, or its default.
 template <typename Request>
 AddedTokens Mode(const Request& request) {
-  return !request.has_parse_special() || request.parse_special()
-             ? AddedTokens::kRecognise
-             : AddedTokens::kPlainText;
+  const bool parses = request.has_parse_special() ? request.parse_special()
+                                                  : !request.has_chat();
+  if (parses) return AddedTokens::kRecognise;
+  return request.has_chat() ? AddedTokens::kGuarded : AddedTokens::kPlainText;
 }
 
 }  // namespace
 
 absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
                                   const ServedModel& model) {
-  if (request.has_parse_special() && !request.has_text()) {
+  if (request.has_parse_special() && request.has_token_ids()) {
     return absl::InvalidArgumentError(
-        "parse_special is for a prompt of the kind text only");
+        "parse_special is for a prompt of the kind text or chat only");
   }
   absl::StatusOr<Prompt> prompt;
   switch (request.prompt_case()) {
@@ -100,7 +131,7 @@ absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
       prompt = FromText(request.text(), Mode(request), model);
       break;
     case v1::GenerateRequest::kChat:
-      prompt = FromChat(request.chat(), model);
+      prompt = FromChat(request.chat(), Mode(request), model);
       break;
     case v1::GenerateRequest::PROMPT_NOT_SET:
       return absl::InvalidArgumentError(
@@ -124,15 +155,11 @@ absl::StatusOr<Prompt> ReadPrompt(const v1::GenerateRequest& request,
 
 absl::StatusOr<Prompt> ReadPrompt(const v1::TokenizeRequest& request,
                                   const ServedModel& model) {
-  if (request.has_parse_special() && !request.has_text()) {
-    return absl::InvalidArgumentError(
-        "parse_special is for an input of the kind text only");
-  }
   switch (request.input_case()) {
     case v1::TokenizeRequest::kText:
       return FromText(request.text(), Mode(request), model);
     case v1::TokenizeRequest::kChat:
-      return FromChat(request.chat(), model);
+      return FromChat(request.chat(), Mode(request), model);
     case v1::TokenizeRequest::INPUT_NOT_SET:
       break;
   }

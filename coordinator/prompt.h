@@ -19,7 +19,8 @@ struct Prompt {
   bool starts_in_thinking = false;
 };
 
-// Renders, tokenizes and checks the prompt of a request. INVALID_ARGUMENT: no
+// Renders, tokenizes and checks the prompt of a request. Text of a chat becomes
+// a control token only with parse_special. INVALID_ARGUMENT: no
 // prompt, an empty one, an id that no token has, a template that refuses the
 // messages, or a prompt that leaves no room in the context for max_tokens, or
 // for one token; with the numbers.

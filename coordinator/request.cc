@@ -1,6 +1,7 @@
 #include "coordinator/request.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,9 +10,36 @@
 namespace ring {
 namespace {
 
+// Of what a group may say that a step took: sums of it stay in range.
+constexpr int64_t kMaxTimeUs = int64_t{1} << 50;
+
 int64_t Microseconds(std::chrono::steady_clock::duration duration) {
   return std::chrono::duration_cast<std::chrono::microseconds>(duration)
       .count();
+}
+
+absl::Status CheckFinite(
+    const google::protobuf::RepeatedField<float>& logprobs) {
+  for (const float logprob : logprobs) {
+    if (std::isfinite(logprob)) continue;
+    return absl::InternalError(
+        absl::StrCat("the worker group sent the logprob ", logprob));
+  }
+  return absl::OkStatus();
+}
+
+// Also as many of one as of the other.
+absl::Status CheckTop(
+    const google::protobuf::RepeatedPtrField<v1::TopLogprobs>& places) {
+  for (const v1::TopLogprobs& top : places) {
+    if (top.token_ids_size() != top.logprobs_size()) {
+      return absl::InternalError(absl::StrCat(
+          "the worker group sent ", top.logprobs_size(), " logprobs of ",
+          top.token_ids_size(), " likely tokens"));
+    }
+    RING_RETURN_IF_ERROR(CheckFinite(top.logprobs()));
+  }
+  return absl::OkStatus();
 }
 
 int64_t MaxTokens(const Request::Args& args) {
@@ -146,9 +174,9 @@ bool Request::SendPrompt(const v1::PromptLogprobs& prompt) {
 
 Request::Outcome Request::FailSlowClient() {
   ended_ = true;
-  error_ = absl::ResourceExhaustedError(absl::StrCat(
-      "the client does not read its stream: more than ",
-      EventStream::kMaxWaitingBytes, " bytes would wait for it"));
+  error_ = absl::ResourceExhaustedError(
+      absl::StrCat("the client does not read its stream: more than ",
+                   EventStream::kMaxWaitingBytes, " bytes would wait for it"));
   return Outcome::kFailed;
 }
 
@@ -193,7 +221,8 @@ absl::Status Request::CheckPrompt(const v1::RequestTokens& tokens) const {
         absl::StrCat("the worker group sent ", scored, " prompt_logprobs for ",
                      "the ", all, " tokens after the prompt's first"));
   }
-  return absl::OkStatus();
+  RING_RETURN_IF_ERROR(CheckFinite(prompt.logprobs()));
+  return CheckTop(prompt.top_logprobs());
 }
 
 absl::Status Request::Check(const v1::RequestTokens& tokens) const {
@@ -217,6 +246,21 @@ absl::Status Request::Check(const v1::RequestTokens& tokens) const {
         "the worker group sent token id ", id, ", which is not in [0, ",
         args_.model->num_token_ids - 1, "]"));
   }
+  if (tokens.token_ids_size() > max_tokens_ - expected) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent ", tokens.token_ids_size(),
+        " tokens where at most ", max_tokens_ - expected, " can follow"));
+  }
+  if (!v1::GroupFinish_IsValid(tokens.finish())) {
+    return absl::InternalError(absl::StrCat(
+        "the worker group sent the unknown finish ", tokens.finish()));
+  }
+  for (const int64_t time_us : {tokens.queue_us(), tokens.prefill_us()}) {
+    if (time_us >= 0 && time_us <= kMaxTimeUs) continue;
+    return absl::InternalError(
+        absl::StrCat("the worker group sent a time of ", time_us,
+                     " us, which is not in [0, ", kMaxTimeUs, "]"));
+  }
   if (args_.options.logprobs &&
       tokens.logprobs_size() != tokens.token_ids_size()) {
     return absl::InternalError(
@@ -229,7 +273,8 @@ absl::Status Request::Check(const v1::RequestTokens& tokens) const {
         absl::StrCat("the worker group sent ", tokens.top_logprobs_size(),
                      " top_logprobs for ", tokens.token_ids_size(), " tokens"));
   }
-  return absl::OkStatus();
+  RING_RETURN_IF_ERROR(CheckFinite(tokens.logprobs()));
+  return CheckTop(tokens.top_logprobs());
 }
 
 void Request::AppendTokens(const v1::RequestTokens& tokens, Choice* choice,

@@ -76,10 +76,10 @@ class Request {
   // What a group needs to run it, tokens generated so far included.
   v1::Submit MakeSubmit(int64_t epoch);
 
-  // Takes the next tokens of the group. Tokens that contradict what came
-  // before (a gap, an unknown id) end the request with INTERNAL. Without
-  // effect once it has ended. After kFinished, kStopped and kFailed, call
-  // Conclude.
+  // Takes the next tokens of the group. Tokens that no completion can have (a
+  // gap, an unknown id, more than asked for) end the request with INTERNAL.
+  // Without effect once it has ended. After kFinished, kStopped and kFailed,
+  // call Conclude.
   Outcome OnTokens(const v1::RequestTokens& tokens);
 
   // Tells the client how the request ended. Two steps, so that it is out of

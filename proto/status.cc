@@ -26,13 +26,6 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   return absl::Status(ToCode(status.error_code()), status.error_message());
 }
 
-absl::Status ErrorFromWire(int code, const std::string& message) {
-  const absl::StatusCode known = ToCode(code);
-  return absl::Status(
-      known == absl::StatusCode::kOk ? absl::StatusCode::kUnknown : known,
-      message);
-}
-
 const char* CodeName(absl::StatusCode code) {
   static constexpr const char* kNames[] = {"OK",
                                            "CANCELLED",

@@ -4,8 +4,6 @@
 
 #include <grpcpp/support/status.h>
 
-#include <string>
-
 #include "absl/status/status.h"
 
 namespace ring {
@@ -15,10 +13,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // A code that is not one of gRPC's becomes UNKNOWN.
 absl::Status FromGrpcStatus(const grpc::Status& status);
-
-// The status that a code and message from the wire stand for. OK, or a number
-// that is no code, becomes UNKNOWN: the sender meant to report an error.
-absl::Status ErrorFromWire(int code, const std::string& message);
 
 // "UNAVAILABLE": for messages to people.
 const char* CodeName(absl::StatusCode code);

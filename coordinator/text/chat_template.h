@@ -53,11 +53,11 @@ class ChatTemplate {
   ChatTemplate& operator=(const ChatTemplate&) = delete;
 
   // The prompt text, special tokens spelled out; encode it with
-  // AddedTokens::kRecognise. INVALID_ARGUMENT: the template raised an
-  // exception (its own message is quoted) or failed on these messages, with
-  // the line; text that is not UTF-8; JSON that does not parse.
-  // RESOURCE_EXHAUSTED: more work or output than the limits of
-  // jinja/interpreter.h.
+  // AddedTokens::kRecognise, or kGuarded where the messages are guarded.
+  // INVALID_ARGUMENT: the template raised an exception (its own message is
+  // quoted) or failed on these messages, with the line; text that is not UTF-8;
+  // JSON that does not parse. RESOURCE_EXHAUSTED: more work or output than the
+  // limits of jinja/interpreter.h.
   absl::StatusOr<std::string> Render(const ChatRequest& request) const;
 
   // The Jinja source, for digests and diagnosis.

@@ -19,6 +19,7 @@
 namespace ring {
 namespace {
 
+constexpr absl::string_view kGuard = "\xEF\xB7\x90";  // U+FDD0
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 
@@ -33,6 +34,23 @@ struct Token {
   bool used = false;
   bool special = false;
 };
+
+// Cuts text at its guards: `guarded` is given the character after each, `open`
+// what stands between. Both in order.
+void ForEachGuarded(absl::string_view text,
+                    absl::FunctionRef<void(absl::string_view)> open,
+                    absl::FunctionRef<void(absl::string_view)> guarded) {
+  while (true) {
+    const size_t guard = text.find(kGuard);
+    open(text.substr(0, guard));
+    if (guard == text.npos) return;
+    text.remove_prefix(guard + kGuard.size());
+    size_t end = 0;
+    if (!text.empty()) NextCodePoint(text, &end);
+    guarded(text.substr(0, end));
+    text.remove_prefix(end);
+  }
+}
 
 }  // namespace
 
@@ -239,14 +257,79 @@ absl::StatusOr<std::vector<int32_t>> Tokenizer::Encode(absl::string_view text,
     status = parts_->pre_tokenizer->Split(
         plain, &scratch, [&](absl::string_view word) { words.Encode(word); });
   };
-  if (mode == AddedTokens::kRecognise) {
-    parts_->matcher.Split(text, encode_plain,
-                          [&](int32_t id) { ids.push_back(id); });
-  } else {
-    encode_plain(text);
+  const auto add_id = [&](int32_t id) { ids.push_back(id); };
+  std::string unguarded;
+  switch (mode) {
+    case AddedTokens::kRecognise:
+      parts_->matcher.Split(text, encode_plain, add_id);
+      break;
+    case AddedTokens::kPlainText:
+      encode_plain(text);
+      break;
+    case AddedTokens::kGuarded:
+      SplitGuarded(text, &unguarded, encode_plain, add_id);
+      break;
   }
   RING_RETURN_IF_ERROR(status);
   return ids;
+}
+
+void Tokenizer::SplitGuarded(absl::string_view text, std::string* unguarded,
+                             absl::FunctionRef<void(absl::string_view)> plain,
+                             absl::FunctionRef<void(int32_t)> token) const {
+  unguarded->reserve(text.size());  // so that what `plain` was given stays
+  size_t begin = 0;                 // of the plain text that goes on
+  const auto flush = [&] {
+    const absl::string_view rest = absl::string_view(*unguarded).substr(begin);
+    if (!rest.empty()) plain(rest);
+    begin = unguarded->size();
+  };
+  const auto append = [&](absl::string_view more) {
+    unguarded->append(more.data(), more.size());
+  };
+  ForEachGuarded(
+      text,
+      [&](absl::string_view open) {
+        parts_->matcher.Split(open, append, [&](int32_t id) {
+          flush();
+          token(id);
+        });
+      },
+      append);
+  flush();
+}
+
+std::string Tokenizer::Guard(absl::string_view text) const {
+  std::string guarded;
+  size_t done = 0;
+  const auto copy_until = [&](size_t end, bool is_match) {
+    while (done < end) {
+      const size_t begin = done;
+      NextCodePoint(text, &done);
+      const absl::string_view character = text.substr(begin, done - begin);
+      if (is_match || character == kGuard) absl::StrAppend(&guarded, kGuard);
+      absl::StrAppend(&guarded, character);
+    }
+  };
+  parts_->matcher.Split(
+      text,
+      [&](absl::string_view plain) {
+        const size_t begin = plain.data() - text.data();
+        copy_until(begin, true);
+        copy_until(begin + plain.size(), false);
+      },
+      [](int32_t) {});
+  copy_until(text.size(), true);
+  return guarded;
+}
+
+std::string Tokenizer::Unguard(absl::string_view guarded) {
+  std::string text;
+  const auto append = [&](absl::string_view part) {
+    text.append(part.data(), part.size());
+  };
+  ForEachGuarded(guarded, append, append);
+  return text;
 }
 
 std::string Tokenizer::Decode(absl::Span<const int32_t> ids,

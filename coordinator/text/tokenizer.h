@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -19,6 +20,8 @@ enum class AddedTokens {
   kRecognise,  // they become their ids: text that a template has rendered
   kPlainText,  // they are encoded like any other characters: text from a user
                // that must never turn into a control token
+  kGuarded,  // what a template has made of guarded text: those of the template
+             // become their ids, those of the text do not
 };
 
 // Encodes and decodes as the Hugging Face tokenizer of the same file does.
@@ -47,6 +50,15 @@ class Tokenizer {
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               AddedTokens mode) const;
 
+  // `text` with a guard, the noncharacter U+FDD0, before each character of an
+  // added token that it spells out, and before each U+FDD0 of its own. No
+  // template takes such text for its tags, and kGuarded finds no token in it.
+  // Other text stays as it is. REQUIRES: `text` is valid UTF-8.
+  std::string Guard(absl::string_view text) const;
+
+  // The text that Guard was given, also within what a template made of it.
+  static std::string Unguard(absl::string_view guarded);
+
   // The text of `ids`. Tokens may end inside a UTF-8 sequence; what is not
   // UTF-8 after joining all bytes becomes U+FFFD, one for each maximal
   // ill-formed part. Special tokens are left out unless `keep_special`.
@@ -70,6 +82,12 @@ class Tokenizer {
  private:
   struct Parts;
   explicit Tokenizer(std::unique_ptr<const Parts> parts);
+
+  // As AddedTokenMatcher::Split for kGuarded. What `plain` is given is in
+  // *unguarded, which is empty before.
+  void SplitGuarded(absl::string_view text, std::string* unguarded,
+                    absl::FunctionRef<void(absl::string_view)> plain,
+                    absl::FunctionRef<void(int32_t)> token) const;
 
   const std::unique_ptr<const Parts> parts_;
 };

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "proto/protocol.h"
 #include "proto/status.h"
 
 namespace ring::testing {
@@ -16,24 +15,6 @@ std::chrono::steady_clock::time_point Patience() {
 }
 
 }  // namespace
-
-v1::Hello GoodHello(const std::string& model_digest, int64_t max_sequences) {
-  v1::Hello hello;
-  hello.set_protocol_version(kProtocolVersion);
-  hello.set_group_key(1);
-  hello.set_epoch(1);
-  hello.set_model_digest(model_digest);
-  hello.set_dp(1);
-  hello.set_tp(1);
-  hello.set_max_sequences(max_sequences);
-  hello.set_kv_tokens(100000);
-  hello.set_max_batch_tokens(256);
-  hello.set_context_length(16384);
-  hello.set_host("fake");
-  hello.set_pid(1234);
-  hello.set_device("cpu");
-  return hello;
-}
 
 FakeGroup::FakeGroup(const std::string& address, const v1::Hello& hello) {
   grpc::ChannelArguments arguments;

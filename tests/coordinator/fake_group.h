@@ -13,12 +13,9 @@
 #include "absl/status/status.h"
 #include "kernels/base/mutex.h"
 #include "ring/v1/cluster.grpc.pb.h"
+#include "tests/coordinator/good_hello.h"
 
 namespace ring::testing {
-
-// A Hello that a coordinator of `model_digest` takes: room for
-// `max_sequences` sequences and 100,000 tokens.
-v1::Hello GoodHello(const std::string& model_digest, int64_t max_sequences = 4);
 
 // One Join stream. A thread collects what the coordinator sends; the test's
 // thread writes. Waits give up after 10 s and then fail the test.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "coordinator/unknown_fields.h"
 #include "google/protobuf/descriptor.h"
 
 namespace ring {
@@ -297,6 +298,16 @@ TEST(RequestLimitsTest, UnknownFieldsAreRefused) {
   v1::ChatMessage* message = deep.mutable_chat()->add_messages();
   message->GetReflection()->MutableUnknownFields(message)->AddVarint(9, 1);
   EXPECT_THAT(Error(deep), HasSubstr("ChatMessage has no field number 9"));
+}
+
+// No request has an enum yet.
+TEST(UnknownFieldsTest, UnknownEnumValuesAreRefused) {
+  v1::GenerateEvent event;
+  event.mutable_finished()->set_reason(v1::FINISH_REASON_EOS);
+  EXPECT_TRUE(CheckAllFieldsKnown(event).ok());
+  event.mutable_finished()->set_reason(static_cast<v1::FinishReason>(77));
+  EXPECT_THAT(std::string(CheckAllFieldsKnown(event).message()),
+              HasSubstr("reason = 77 is not a value of ring.v1.FinishReason"));
 }
 
 }  // namespace

@@ -462,6 +462,25 @@ TEST_F(ServerTest, NonsenseOfAGroupEndsTheRequest) {
   EXPECT_THAT(status.error_message(), HasSubstr("813"));
 }
 
+TEST_F(ServerTest, GroupThatSaysWhatNoGroupCanIsSentAwayWithTheReason) {
+  const auto liar = JoinGroup(4, /*key=*/1);
+  Call call(inference_.get(), TextRequest("x"));
+  liar->WaitForSubmit();
+  const auto group = JoinGroup(4, /*key=*/2);
+  v1::FromWorker message;
+  message.mutable_load()->set_running(-1);
+  liar->Send(message);
+  const absl::Status status = liar->WaitForEnd();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Load.running = -1"));
+  const grpc::Status lost = call.End();
+  EXPECT_EQ(lost.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_THAT(lost.error_message(), HasSubstr("Load.running = -1"));
+  Call next(inference_.get(), TextRequest("x"));
+  group->SendTokens(group->WaitForSubmit().id(), {kEos}, v1::GROUP_FINISH_EOS);
+  EXPECT_TRUE(next.End().ok());
+}
+
 TEST_F(ServerTest, OtherModelsAndProtocolsAreRefusedWithAReason) {
   v1::Hello other_model = GoodHello("0123");
   FakeGroup first(server_->address(), other_model);

@@ -2,6 +2,7 @@
 // tokenizer and back.
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
@@ -26,6 +27,11 @@ void RoundTrip(absl::string_view text) {
                  !tokenizer->IsSpecial(id));
     }
     RING_CHECK(tokenizer->Decode(*ids, /*keep_special=*/true) == text);
+    if (mode != ring::AddedTokens::kPlainText) continue;
+    const std::string guarded = tokenizer->Guard(text);
+    RING_CHECK(ring::Tokenizer::Unguard(guarded) == text);
+    RING_CHECK(*tokenizer->Encode(guarded, ring::AddedTokens::kGuarded) ==
+               *ids);
   }
 }
 

@@ -247,6 +247,16 @@ class SparseCheckTest(unittest.TestCase):
         entry["data_offsets"].reverse()
         self.refuse(mini, "tensor " + EXPERT, "data_offsets is not")
 
+    def test_offsets_past_the_end(self):
+        for end, text in ((1 << 40, f"ends at data byte {1 << 40}, but the"),
+                          ((1 << 63) - 1, f"ends at data byte {(1 << 63) - 1}"),
+                          (1 << 63, "data_offsets is not [begin, end]"),
+                          (1 << 64, "data_offsets is not [begin, end]")):
+            mini = sparse("mini")
+            mini.shard_of(EXPERT).entries[EXPERT]["data_offsets"][1] = end
+            with self.subTest(end=end):
+                self.refuse(mini, "tensor " + EXPERT, text)
+
     def test_huge_shape(self):
         mini = sparse("mini")
         entry = mini.shard_of(EXPERT).entries[EXPERT]
@@ -291,10 +301,12 @@ class SparseCheckTest(unittest.TestCase):
                         os.path.join(folder, mini.shard_name(2)), 0))
 
     def test_header_longer_than_the_file(self):
-        mini = sparse("mini")
-        mini.shards[0].claimed_length = 1 << 60
-        self.refuse(mini, mini.shard_name(0),
-                    "claims a header of 1152921504606846976 bytes")
+        for length in 1 << 60, 1 << 63, (1 << 64) - 1:
+            mini = sparse("mini")
+            mini.shards[0].claimed_length = length
+            with self.subTest(length=length):
+                self.refuse(mini, mini.shard_name(0),
+                            f"claims a header of {length} bytes")
 
     def test_header_shorter_than_its_json(self):
         mini = sparse("mini")
