@@ -106,7 +106,7 @@ absl::Status FakeGroup::WaitForEnd() {
 }
 
 void FakeGroup::SendTokens(uint64_t id, const std::vector<int32_t>& tokens,
-                           v1::GroupFinish finish) {
+                           v1::GroupFinish finish, int likely_tokens) {
   auto it = std::find_if(next_index_.begin(), next_index_.end(),
                          [id](const auto& entry) { return entry.first == id; });
   if (it == next_index_.end()) it = next_index_.insert(it, {id, 0});
@@ -117,6 +117,12 @@ void FakeGroup::SendTokens(uint64_t id, const std::vector<int32_t>& tokens,
   for (const int32_t token : tokens) {
     news->add_token_ids(token);
     news->add_logprobs(-0.5f);
+    if (likely_tokens == 0) continue;
+    v1::TopLogprobs* const top = news->add_top_logprobs();
+    for (int i = 0; i < likely_tokens; ++i) {
+      top->add_token_ids(i);
+      top->add_logprobs(-0.5f);
+    }
   }
   news->set_finish(finish);
   if (it->second == 0) {

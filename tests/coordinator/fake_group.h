@@ -35,8 +35,10 @@ class FakeGroup {
   absl::Status WaitForEnd();
 
   // Sends tokens of a request; their indices go on from those sent before.
+  // Beside each the log probabilities of as many likely tokens.
   void SendTokens(uint64_t id, const std::vector<int32_t>& tokens,
-                  v1::GroupFinish finish = v1::GROUP_FINISH_NONE);
+                  v1::GroupFinish finish = v1::GROUP_FINISH_NONE,
+                  int likely_tokens = 0);
   void Send(const v1::FromWorker& message);
 
   // Drops the connection as a crash would.

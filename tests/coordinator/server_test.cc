@@ -144,6 +144,15 @@ class ServerTest : public ::testing::Test {
     return request;
   }
 
+  // On a connection that takes 64 KB of a stream, however fast it is.
+  std::unique_ptr<v1::Inference::Stub> NarrowStub() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+    arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
+    return v1::Inference::NewStub(grpc::CreateCustomChannel(
+        server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  }
+
   grpc::Status Generate(const v1::GenerateRequest& request) {
     return Call(inference_.get(), request).End();
   }
@@ -586,9 +595,16 @@ TEST_F(ServerTest, FullQueueSaysWhenToComeBack) {
   EXPECT_EQ(next.NextAccepted().queue_position(), 0);
 }
 
+// A token with so many likely ones beside it makes an event of at least 100
+// bytes, so that what a completion may hold is more than may wait.
+constexpr int kLikelyTokens = 20;
+
 TEST_F(ServerTest, ClientThatDoesNotReadIsCancelledWithTheLimit) {
   const auto group = JoinGroup();
-  Call stalled(inference_.get(), TextRequest("x"));
+  v1::GenerateRequest request = TextRequest("x");
+  request.mutable_output()->set_top_logprobs(kLikelyTokens);
+  const auto narrow = NarrowStub();
+  Call stalled(narrow.get(), request);
   stalled.NextAccepted();
   const uint64_t stalled_id = group->WaitForSubmit().id();
   Call reader(inference_.get(), TextRequest("x"));
@@ -600,11 +616,11 @@ TEST_F(ServerTest, ClientThatDoesNotReadIsCancelledWithTheLimit) {
     EXPECT_EQ(group->WaitForCancel(), stalled_id);
     cancelled = true;
   });
-  // Many times the bound, so that gRPC's own buffers fill as well.
-  const std::vector<int32_t> tokens(1000, 5);
+  // As many as there may be: gRPC's own buffers fill as well.
+  const std::vector<int32_t> tokens(100, 5);
   int64_t sent = 0;
-  for (int i = 0; i < 20000 && !cancelled; ++i) {
-    group->SendTokens(stalled_id, tokens);
+  for (int i = 0; i < 160 && !cancelled; ++i) {
+    group->SendTokens(stalled_id, tokens, v1::GROUP_FINISH_NONE, kLikelyTokens);
     sent += static_cast<int64_t>(tokens.size());
     // The other client of the group gets each token before the next.
     group->SendTokens(reader_id, {6});
@@ -617,10 +633,10 @@ TEST_F(ServerTest, ClientThatDoesNotReadIsCancelledWithTheLimit) {
   EXPECT_EQ(rest.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(rest.status.error_message(),
               HasSubstr("does not read its stream: more than 1048576 bytes"));
-  // What waited here was dropped: a MiB, all ids being of one byte.
+  // What waited here was dropped: a MiB.
   const auto read = static_cast<int64_t>(rest.ids.size());
-  const int64_t text = static_cast<int64_t>(rest.text.size()) / read;
-  EXPECT_GT((sent - read) * (1 + text), EventStream::kMaxWaitingBytes / 2);
+  EXPECT_GT((sent - read) * kLikelyTokens * 5,
+            EventStream::kMaxWaitingBytes / 2);
   group->SendTokens(reader_id, {kEos}, v1::GROUP_FINISH_EOS);
   EXPECT_TRUE(reader.End().ok());
 }
@@ -630,19 +646,18 @@ TEST_F(ServerTest, EndedStreamThatNobodyReadsGoes) {
   options.read_patience = std::chrono::milliseconds(20);
   StartServer(options);
   const auto group = JoinGroup();
-  // A connection that takes 64 KB of a stream, however fast it is.
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 1 << 16);
-  const auto narrow = v1::Inference::NewStub(grpc::CreateCustomChannel(
-      server_->address(), grpc::InsecureChannelCredentials(), arguments));
-  Call stalled(narrow.get(), TextRequest("x"));
+  const auto narrow = NarrowStub();
+  v1::GenerateRequest request = TextRequest("x");
+  request.mutable_output()->set_top_logprobs(kLikelyTokens);
+  Call stalled(narrow.get(), request);
   stalled.NextAccepted();
   const uint64_t id = group->WaitForSubmit().id();
   // More than that, less than the bound.
-  const std::vector<int32_t> tokens(50000, 5);
-  for (int i = 0; i < 2; ++i) group->SendTokens(id, tokens);
-  group->SendTokens(id, {kEos}, v1::GROUP_FINISH_EOS);
+  const std::vector<int32_t> tokens(2500, 5);
+  for (int i = 0; i < 2; ++i) {
+    group->SendTokens(id, tokens, v1::GROUP_FINISH_NONE, kLikelyTokens);
+  }
+  group->SendTokens(id, {kEos}, v1::GROUP_FINISH_EOS, kLikelyTokens);
   // By the deadline of a request that nobody answers, its patience is over.
   Call clock(inference_.get(), TextRequest("x"),
              std::chrono::milliseconds(500));

@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "parallel/thread_communicator.h"
 
 namespace ring {
