@@ -98,8 +98,8 @@ class Case:
     length: int = 90  # tokens of the prompt
     # Cuts the prompt at 64 as well.
     max_batch_tokens: int = 80
-    max_context: int = 4096
     prompt_cut: int = 64
+    max_context: int = 4096
 
 
 CASES = [
