@@ -22,13 +22,15 @@ constexpr int32_t kEos[] = {807, 808};
 constexpr double kBfloat16Tolerance = 2e-2;
 constexpr double kFloat32Tolerance = 1e-4;
 // With bf16 rounding, a token whose router scores are nearly tied may go to
-// another expert, or group of experts, than in float64. So many of the 43 prompts
-// may exceed the tolerance for that reason. By how much: turning one choice of
-// one token in the float64 model, of those that less than 2e-3 decides, moves
-// the logits by up to 0.105; what ranks show is then the same (0.080 for prompt
-// 30 in float64, 0.079 and 0.082 on a GPU).
+// another expert, or group of experts, than in float64. So many of the 43
+// prompts may exceed the tolerance for that reason, by so much. On CPUs it is
+// what they show; a GPU rounds elsewhere and turned the choice that moves
+// prompt 30 by 0.080 in float64 too (0.079 and 0.082 there). Turning one choice
+// of one token in the float64 model, of those that less than 2e-3 decides,
+// moves the logits by up to 0.105.
 constexpr int kFlippedPrompts = 4;
-constexpr double kFlippedTolerance = 0.11;
+constexpr double kFlippedTolerance = 0.05;
+constexpr double kFlippedToleranceOnGpu = 0.11;
 // Of the 80 tokens whose hidden states are known: those that went to another
 // expert, and those that attend to them.
 constexpr int kFlippedTokens = 8;
@@ -159,7 +161,9 @@ TEST_P(GoldenTest, LogitsAfterThePromptAreClose) {
     errors.push_back(error);
     if (error <= Tolerance()) continue;
     ++flipped;
-    EXPECT_LE(error, kFlippedTolerance) << "prompt " << i;
+    EXPECT_LE(error, TestDevice() == "cpu" ? kFlippedTolerance
+                                           : kFlippedToleranceOnGpu)
+        << "prompt " << i;
   }
   EXPECT_LE(flipped, Tolerance() == kFloat32Tolerance ? 0 : kFlippedPrompts);
   std::sort(errors.begin(), errors.end());
@@ -242,6 +246,8 @@ TEST_P(GoldenTest, HiddenStatesAreClose) {
     }
     EXPECT_LE(beyond, Tolerance() == kFloat32Tolerance ? 0 : kFlippedTokens)
         << "of " << values.size() / kHidden << " tokens, layer " << layer;
+    EXPECT_LE(RelativeL2(values, golden_values), kFlippedTolerance)
+        << "layer " << layer;
   }
 }
 
